@@ -1,0 +1,70 @@
+"""The command line's frame: one line on stderr and an exit code for every expected error."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Final, NoReturn
+
+from mothership_backup.cli.terminal import complain
+from mothership_backup.errors import BackupError, ConfigError, CutError, IncompleteError, SetupError
+
+GOOD: Final = 0
+FAILED: Final = 1
+MISUSE: Final = 2
+INCOMPLETE: Final = 3
+
+EXIT_CODES: Final[Mapping[type[BackupError], int]] = {
+    ConfigError: MISUSE,
+    SetupError: MISUSE,
+    IncompleteError: INCOMPLETE,
+    BackupError: FAILED,
+}
+
+
+def main() -> NoReturn:
+    """Run the command that ``sys.argv`` names and leave."""
+    sys.exit(_run())
+
+
+def exit_code(error: BackupError) -> int:
+    """What the process ends with because of ``error``."""
+    if isinstance(error, CutError) and error.code == "check":
+        return INCOMPLETE  # strict, and a check found damage
+    return next(EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES)
+
+
+def _run() -> int:
+    if sys.platform == "win32":
+        complain("Windows is not supported: run it in WSL 2 or in a Linux container")
+        return MISUSE
+    code = GOOD
+    try:
+        from mothership_backup.cli.app import app  # not before: it needs what Windows has not
+
+        app(prog_name="mothership-backup")
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else FAILED
+    except KeyboardInterrupt:
+        code = 128 + 2
+    except BackupError as error:
+        complain(error.message)
+        code = exit_code(error)
+    if code == 128 + 2:
+        complain("interrupted")
+        code = FAILED
+    return _flush() or code
+
+
+def _flush() -> int:
+    # Here and not at the interpreter's end, where a full disk or a closed pipe would print a traceback.
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if not isinstance(error, BrokenPipeError):
+            complain(f"standard output: {error.strerror}")
+        return FAILED
+    return GOOD

@@ -1,0 +1,127 @@
+"""`backup FILE|-`: one backup into a file or a pipe, by the same pipeline as over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Final
+
+import typer
+
+from mothership_backup.backup import Backup, Options
+from mothership_backup.cli import INCOMPLETE
+from mothership_backup.cli.options import ConfigFile, DataDir, load_settings
+from mothership_backup.cli.output import FileOutput, Output, StandardOutput
+from mothership_backup.cli.terminal import complain, count, human_bytes, say
+from mothership_backup.config import Option
+from mothership_backup.errors import BackupError
+
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def backup(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE|-", help="Where the archive goes; - is standard output.")
+    ],
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    compression: Annotated[str | None, typer.Option(metavar="deflate|stored")] = None,
+    check: Annotated[str | None, typer.Option(metavar="none|quick|full")] = None,
+    strict: Annotated[
+        bool | None,
+        typer.Option("--strict/--no-strict", help="Write nothing rather than an incomplete archive."),
+    ] = None,
+    database: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Only these databases (repeatable).")
+    ] = None,
+    no_files: Annotated[bool, typer.Option("--no-files", help="Only databases.")] = False,
+) -> None:
+    """Write one backup to FILE, or to standard output."""
+    settings = load_settings(
+        config,
+        data_dir,
+        Option("--compression", "archive", "compression", compression),
+        Option("--check", "archive", "check", check),
+        Option("--strict", "archive", "strict", strict),
+    )
+    options = dataclasses.replace(Options.of(settings), databases=tuple(database or ()), files=not no_files)
+    output: Output = StandardOutput() if file == "-" else FileOutput(Path(file), settings.data.dir)
+    with _stoppable(), output:
+        run = Backup(settings, options)
+        _write(run, output)
+        complete = run.outcome.word == "complete"
+        place = output.keep(complete=complete)
+    _tell(run, place, file)
+    if not complete:
+        raise typer.Exit(INCOMPLETE)
+
+
+def _write(run: Backup, output: Output) -> None:
+    try:
+        with _progress(run) as show:
+            for chunk in run.chunks():
+                output.write(chunk)
+                show(len(chunk))
+    except BaseException as error:
+        run.cancel(error if isinstance(error, BackupError) else BackupError("interrupted"))
+        raise
+
+
+@contextlib.contextmanager
+def _progress(run: Backup) -> Iterator[Callable[[int], None]]:
+    """What to call with the size of each chunk; it draws only where somebody looks."""
+    if not sys.stderr.isatty():
+        yield lambda size_bytes: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+    columns = BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("backup", total=None)
+
+        def show(size_bytes: int) -> None:
+            progress.update(task, advance=size_bytes, total=run.content_length)
+
+        yield show
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and a closed terminal end the command by way of every ``finally``."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in STOP_SIGNALS:
+            signal.signal(each, signal.SIG_IGN)  # a second one must not end the clean-up
+        raise KeyboardInterrupt
+
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, stop)
+    yield
+
+
+def _tell(run: Backup, place: str, asked_for: str) -> None:
+    outcome, sources = run.outcome, run.plan.sources if run.plan else []
+    for source in sources:
+        if source.status == "failed":
+            say(f"  {source.name}: {source.error_code}: {source.error_message}")
+    taken = [source for source in sources if source.status == "ok"]
+    databases = sum(source.kind == "database" for source in taken)
+    parts = [
+        count(databases, "database"),
+        count(len(taken) - databases, "file"),
+        human_bytes(outcome.sent_bytes),
+        f"{outcome.duration_seconds:.1f} s",
+        outcome.word,
+    ]
+    if outcome.failed:
+        parts.append(f"{count(outcome.failed, 'source')} failed")
+    complain(f"{place}: {', '.join(parts)}")
+    if place.endswith(".incomplete") and place != asked_for:
+        complain(f"{asked_for} is as it was: an incomplete archive does not replace it")

@@ -1,0 +1,50 @@
+"""`check-config`: is the configuration good, and what comes of it here."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Annotated
+
+import typer
+
+from mothership_backup.backup import Options, Plan, make_plan, probe
+from mothership_backup.cli.options import ConfigFile, DataDir, load_settings
+from mothership_backup.cli.terminal import complain, count, human_bytes, printable, say
+from mothership_backup.config import PREFIX, Settings, example
+
+
+def check_config(
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    show_example: Annotated[
+        bool, typer.Option("--example", help="Print a configuration file with every key and its default.")
+    ] = False,
+) -> None:
+    """Check the configuration, and show what it finds."""
+    if show_example:
+        print(example(), end="")
+        return
+    settings = load_settings(config, data_dir)
+    variables = sum(name.startswith(f"{PREFIX}__") for name in os.environ)
+    print(printable(f"configuration: {config or 'no file'}, {count(variables, 'variable')}: good"))
+    print(probe(settings).line())
+    plan = make_plan(settings, dataclasses.replace(Options.of(settings), strict=False))
+    files = sum(source.status == "ok" and source.kind != "database" for source in plan.sources)
+    found = f"{count(plan.databases, 'database')}, {count(files, 'file')}, {human_bytes(plan.total_bytes)}"
+    print(printable(f"data directory {settings.data.dir}: {found}"))
+    for source in plan.sources:
+        if source.status == "failed":
+            say(f"  {source.name}: {source.error_code}: {source.error_message}")
+    _warn_if_too_slow(settings, plan)
+
+
+def _warn_if_too_slow(settings: Settings, plan: Plan) -> None:
+    """All databases are pinned at one instant, so the last of them is held until all have been read."""
+    rate, limit = settings.limits.read_bytes_per_second, settings.limits.max_hold_seconds
+    if not rate or plan.total_bytes <= rate * limit:
+        return
+    complain(
+        f"warning: at limits.read_bytes_per_second = {rate} a backup takes {plan.total_bytes / rate:.0f} s and is cut"
+        f" off after limits.max_hold_seconds = {limit:g}: set the first to {int(plan.total_bytes / limit) + 1} or more"
+    )

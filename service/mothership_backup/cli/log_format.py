@@ -1,0 +1,62 @@
+"""The service's log on stderr: text for people, or one JSON object a line. Only for `serve`: a host has its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Final
+
+from aiohttp.http_exceptions import HttpProcessingError
+
+from mothership_backup.cli.terminal import printable
+from mothership_backup.config import Log
+
+STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class TextFormatter(logging.Formatter):
+    """A record on one line, except for a defect's traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = f"{_time(record)} {record.levelname.lower()} {printable(record.getMessage())}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as a JSON object, with what was given as ``extra``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, object] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        fields |= {key: value for key, value in vars(record).items() if key not in STANDARD_ATTRIBUTES}
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields, default=str)
+
+
+def configure(settings: Log) -> None:
+    """Everything that is logged in this process goes to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
+    handler.addFilter(_without_strangers_traceback)
+    logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
+
+
+def _without_strangers_traceback(record: logging.LogRecord) -> bool:
+    """What is no HTTP is answered by aiohttp with 400, and is no defect of ours."""
+    if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+        record.msg, record.args = "not understood: %s", (str(record.exc_info[1]).split("\n", 1)[0],)
+        record.exc_info = None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return True
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,147 @@
+"""Where `backup` writes to: a file that is whole or not there, or standard output."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from mothership_backup.errors import ConfigError, OutputError
+
+
+class StandardOutput:
+    """The archive as a stream, for a pipe; a terminal is refused."""
+
+    def __init__(self) -> None:
+        if sys.stdout is None:
+            raise OutputError("standard output is closed")
+        if sys.stdout.isatty():
+            raise ConfigError("an archive is no text for a terminal: name a FILE, or send - into a pipe")
+        self._stream: BinaryIO = sys.stdout.buffer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def write(self, chunk: bytes) -> None:
+        try:
+            self._stream.write(chunk)
+        except OSError as error:
+            raise _cannot_write("standard output", error) from error
+
+    def keep(self, *, complete: bool) -> str:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            raise _cannot_write("standard output", error) from error
+        return "standard output"
+
+
+class FileOutput:
+    """Written beside the file under a hidden name, synced, renamed: the file is the old or the new one, never half.
+
+    Raises ConfigError for a file inside the data directory, where a name could be a live database's.
+    """
+
+    def __init__(self, file: Path, data_dir: Path) -> None:
+        self._file = Path(os.path.realpath(file))  # a link's target is replaced, as with a plain write
+        self._shown = file
+        self._refuse_misuse(data_dir)
+        name = self._file.name[:50]  # a name of 255 bytes gets a temporary one too
+        self._part = self._file.with_name(f".{name}.{secrets.token_hex(6)}.part")
+        self._stream: BinaryIO | None = None
+
+    def _refuse_misuse(self, data_dir: Path) -> None:
+        if _is_inside(self._file, data_dir):
+            raise ConfigError(
+                f"{self._shown} is inside the data directory {data_dir}: choose a file elsewhere"
+            )
+        try:
+            mode = os.stat(self._file).st_mode
+        except OSError:
+            return  # not there yet, or __enter__ says what is wrong
+        if not stat.S_ISREG(mode):
+            raise OutputError(f"{self._shown} is not a regular file: name one, or - for standard output")
+
+    def __enter__(self) -> Self:
+        try:
+            # Nobody else's to read from its first byte on: databases hold secrets.
+            descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _cannot_write(str(self._shown), error) from error
+        self._stream = os.fdopen(descriptor, "wb")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._stream is None:
+            return
+        with contextlib.suppress(FileNotFoundError):  # renamed by keep()
+            os.unlink(self._part)
+        with contextlib.suppress(OSError):  # what could not be flushed is gone already
+            self._stream.close()
+
+    def write(self, chunk: bytes) -> None:
+        try:
+            self._opened.write(chunk)
+        except OSError as error:
+            raise _cannot_write(str(self._shown), error) from error
+
+    def keep(self, *, complete: bool) -> str:
+        """An incomplete archive does not take the place of an older file, which may be whole."""
+        aside = not complete and self._file.exists()
+        suffix = ".incomplete" if aside else ""
+        try:
+            self._opened.flush()
+            os.fsync(self._opened.fileno())
+            os.replace(self._part, self._file.with_name(self._file.name + suffix))
+            _sync_folder(self._file.parent)
+        except OSError as error:
+            raise _cannot_write(f"{self._shown}{suffix}", error) from error
+        return f"{self._shown}{suffix}"
+
+    @property
+    def _opened(self) -> BinaryIO:
+        if self._stream is None:
+            raise RuntimeError("used outside its with block")
+        return self._stream
+
+
+Output = StandardOutput | FileOutput  # used in one `with`, at whose end all is gone that was not kept
+
+
+def _is_inside(file: Path, folder: Path) -> bool:
+    """By device and inode, so that a bind mount or a link of the folder counts too; nothing is opened."""
+    try:
+        wanted = os.stat(folder)
+    except OSError:
+        return False  # the plan says what is wrong with it
+    for parent in file.parents:
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(parent), wanted):
+                return True
+    return False
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems know no fsync of a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _cannot_write(place: str, error: OSError) -> OutputError:
+    return OutputError(f"cannot write {place}: {error.strerror or error}")

@@ -1,0 +1,130 @@
+"""`serve`: the backup as a service of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import signal
+import socket
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+from mothership_backup import __version__
+from mothership_backup.backup import probe
+from mothership_backup.cli.log_format import configure
+from mothership_backup.cli.options import load_settings
+from mothership_backup.cli.terminal import say
+from mothership_backup.config import Option, Settings
+from mothership_backup.errors import ConfigError
+from mothership_backup.web.anonymous import is_loopback
+from mothership_backup.web.app import RUNNING, build_app
+
+log: Final = logging.getLogger("mothership_backup")
+
+REMEDIES: Final = {
+    errno.EADDRINUSE: "another program listens there; choose another port with --port",
+    errno.EACCES: "no right to listen there; choose a port above 1023 with --port",
+    errno.EADDRNOTAVAIL: "this machine has no such address; choose another with --host",
+}
+
+
+def serve(config: Path | None, data_dir: Path | None, host: str | None, port: int | None) -> int:
+    """Run until SIGTERM or SIGINT. Raises ConfigError for a start that is refused."""
+    settings = load_settings(
+        config,
+        data_dir,
+        Option("--host", "server", "host", host),
+        Option("--port", "server", "port", port),
+    )
+    return run(settings)
+
+
+def run(settings: Settings) -> int:
+    """Serve by these settings; the exit code."""
+    addresses = _resolve(settings)
+    _refuse_reachable(settings, addresses)
+    configure(settings.log)
+    engine = probe(settings).line()
+    if not settings.data.dir.is_dir():
+        log.warning("data.dir: %s is no directory (now); backups fail until it is there", settings.data.dir)
+    asyncio.run(_serve(settings, engine))
+    return 0
+
+
+def _resolve(settings: Settings) -> list[str]:
+    server = settings.server
+    try:
+        found = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a host name"
+        raise ConfigError(
+            f"server.host: {server.host!r}: {reason}; --host takes an address of this machine"
+        ) from error
+    return [str(address[0]) for *_, address in found]
+
+
+def _refuse_reachable(settings: Settings, addresses: list[str]) -> None:
+    if settings.auth.allow_anonymous or all(is_loopback(address) for address in addresses):
+        return
+    raise ConfigError(
+        f"server.host: {settings.server.host} can be reached from other machines, and everybody there could fetch"
+        " every database: use 127.0.0.1, or set auth.allow_anonymous = true if the network keeps strangers out"
+    )
+
+
+async def _serve(settings: Settings, engine: str) -> None:
+    app = build_app(settings)
+    # aiohttp waits this long twice; the backups cut themselves before the first time is over.
+    timeout_seconds = settings.server.shutdown_grace_seconds
+    runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=timeout_seconds)
+    stopped = asyncio.Event()
+
+    def stop() -> None:
+        if stopped.is_set():
+            log.info("asked again: the running backups are cut now")
+            app[RUNNING].cut_all()
+        stopped.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        await runner.setup()
+        await _listen(runner, settings)
+        _tell(runner, settings, engine)
+        await stopped.wait()
+    finally:
+        await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, settings: Settings) -> None:
+    server = settings.server
+    try:
+        await web.TCPSite(runner, server.host, server.port).start()
+    except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, error.strerror or str(error))
+        raise ConfigError(f"server.port: {server.port} on {server.host}: {remedy}") from error
+
+
+def _tell(runner: web.AppRunner, settings: Settings, engine: str) -> None:
+    urls = [_url(str(host), port) for host, port, *_ in runner.addresses]
+    for url in urls:
+        say(f"mothership-backup {__version__} listens on {url}")
+    say(f"  curl -fOJ '{_local(urls[0])}/api/backup?strict=true'")
+    say(f"  data directory {settings.data.dir}, {engine}")
+    if settings.auth.allow_anonymous:
+        say("  auth.allow_anonymous is on: whoever can connect can fetch every database")
+    else:
+        say("  only clients on this machine are answered; a reverse proxy on this machine looks like one")
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _local(url: str) -> str:
+    """Where a client on this machine finds it."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")

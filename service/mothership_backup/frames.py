@@ -1,0 +1,124 @@
+"""What the reader says to the service: frame types, encode, decode.
+
+A frame is its type (1 byte), the length of its payload (4 bytes, big-endian, at most 2 MiB), the payload.
+A DATA payload begins with the size before packing and the CRC-32 so far (4 bytes each); all others are JSON objects.
+
+    PLAN          {"sources": [...]}: a batch of them; 70,000 files do not fit into one frame
+    PLAN_END      what holds for the whole plan
+    DATA          packed bytes of the entry in turn
+    END_OF_ENTRY  {"index", "size_bytes", "sha256", ...}, or {"index", "error"}: left out, no DATA came before
+    CHECK         {"index", "verdict", "text"}
+    ALIVE         {}: nothing to say for a second
+    ERROR         {"code", "message", "source"}: always the last
+    END           {"entries", "size_bytes", ...}: always the last, and then the pipe ends
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any, Final, NamedTuple
+
+PLAN: Final = 1
+PLAN_END: Final = 2
+DATA: Final = 3
+END_OF_ENTRY: Final = 4
+CHECK: Final = 5
+ALIVE: Final = 6
+ERROR: Final = 7
+END: Final = 8
+
+MAX_PAYLOAD_BYTES: Final = 2 * 1024 * 1024
+ALIVE_SECONDS: Final = 1.0
+"""The reader says ALIVE after this long in which nothing else went out."""
+
+HEADER: Final = struct.Struct(">BI")
+DATA_HEADER: Final = struct.Struct(">II")
+
+# The watch ends the reader with a status of its own for each reason: a full pipe takes no frame.
+EXIT_HOLD: Final = 81
+EXIT_WAL_GROWTH: Final = 82
+EXIT_DISK_FULL: Final = 83
+EXIT_PARENT_GONE: Final = 84
+
+
+class Frame(NamedTuple):
+    """One frame. ``data``, ``size_bytes`` and ``crc`` are a DATA frame's, ``document`` is any other's."""
+
+    type: int
+    document: dict[str, Any]  # whatever JSON holds; plan.py and archive.py read it
+    data: memoryview
+    size_bytes: int
+    crc: int
+
+
+class ProtocolError(Exception):
+    """The bytes are no frames: a reader of another version, or a defect."""
+
+
+def encode_document(frame_type: int, document: dict[str, Any]) -> bytes:
+    """A whole frame around a JSON document."""
+    payload = json.dumps(document).encode("ascii")
+    return HEADER.pack(frame_type, len(payload)) + payload
+
+
+def data_header(packed_bytes: int, size_bytes: int, crc: int) -> bytes:
+    """What stands before the packed bytes of a DATA frame."""
+    length = DATA_HEADER.size + packed_bytes
+    return HEADER.pack(DATA, length) + DATA_HEADER.pack(size_bytes, crc)
+
+
+class Decoder:
+    """Bytes in whatever pieces the pipe gives them -> frames, without copying: read into `buffer`, then `advance`."""
+
+    def __init__(self) -> None:
+        self._header = bytearray(HEADER.size)
+        self._payload: bytearray | None = None
+        self._type = 0
+        self._filled = 0
+
+    @property
+    def buffer(self) -> memoryview:
+        """Where the next bytes belong; never empty."""
+        target = self._header if self._payload is None else self._payload
+        return memoryview(target)[self._filled :]
+
+    @property
+    def is_between_frames(self) -> bool:
+        """False when the pipe ended inside a frame."""
+        return self._payload is None and self._filled == 0
+
+    def advance(self, count: int) -> Frame | None:
+        """Take note of ``count`` new bytes in `buffer`; the frame that they complete, if they do.
+
+        Raises ProtocolError for an unknown type, a length over 2 MiB, or a payload that is not what it should be.
+        """
+        self._filled += count
+        if self._payload is None:
+            if self._filled < HEADER.size:
+                return None
+            self._type, length = HEADER.unpack(self._header)
+            if not PLAN <= self._type <= END or length > MAX_PAYLOAD_BYTES:
+                raise ProtocolError(f"frame of type {self._type} with {length} bytes")
+            self._payload = bytearray(length)
+            self._filled = 0
+        if self._filled < len(self._payload):
+            return None
+        payload, self._payload, self._filled = self._payload, None, 0
+        return _decode(self._type, payload)
+
+
+def _decode(frame_type: int, payload: bytearray) -> Frame:
+    view = memoryview(payload)
+    if frame_type == DATA:
+        if len(payload) < DATA_HEADER.size:
+            raise ProtocolError("a DATA frame without its header")
+        size_bytes, crc = DATA_HEADER.unpack_from(payload)
+        return Frame(frame_type, {}, view[DATA_HEADER.size :], size_bytes, crc)
+    try:
+        document = json.loads(payload)
+    except ValueError as error:
+        raise ProtocolError(f"frame of type {frame_type}: {error}") from error
+    if not isinstance(document, dict):
+        raise ProtocolError(f"frame of type {frame_type} is no JSON object")
+    return Frame(frame_type, document, view[:0], 0, 0)

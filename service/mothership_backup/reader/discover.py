@@ -1,0 +1,357 @@
+"""Which databases and files there are now, and which of them may be taken.
+
+Everything is looked at by `lstat` first, and every header is read before SQLite opens anything: closing a
+descriptor of a file that SQLite has open in this process would drop SQLite's locks (howtocorrupt.html, 2.2).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from mothership_backup.errors import DataDirError, SourceError
+from mothership_backup.reader.source import DATABASE, FILE, FOLDER, LINK, OTHER, Source
+
+SIDECARS: Final = ("-wal", "-shm", "-journal")
+_MAGIC: Final = b"SQLite format 3\x00"
+_WAL_VERSION: Final = 2  # byte 19 of the header (fileformat2.html, 1.3.3): the version needed to read
+_MAX_OPEN_FILES: Final = 256
+_VERSION_MAX_BYTES: Final = 4096
+_SHARED_FILE_SYSTEMS: Final = {"nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs"}
+
+
+class Discovery:
+    """One look at the data directory.
+
+    ``sources`` are all that the patterns match, databases by name, then files by path, then what is not taken.
+    Raises DataDirError when the directory itself cannot be read.
+    """
+
+    def __init__(
+        self,
+        data_dir: str,
+        *,
+        databases: Sequence[str],
+        include: Sequence[str],
+        exclude: Sequence[str],
+        only: Sequence[str],
+    ) -> None:
+        self._root = data_dir
+        self._exclude = _compile(exclude)
+        self._only = _compile(only)
+        self._mounts = _mount_points()
+        self._found: dict[str, Source] = {}
+        self._identities: set[tuple[int, int]] = set()
+        self._open_files = 0
+        check_data_dir(data_dir)
+        for pattern in databases:
+            for path in sorted(self._expand(pattern)):
+                self._add(path)
+        for pattern in include:
+            for path in sorted(self._expand(pattern)):
+                self._add_tree(path)
+        self.sources = sorted(self._found.values(), key=_order)
+
+    def _expand(self, pattern: str) -> Iterator[str]:
+        """The paths that match, relative to the data directory; links to folders are never entered."""
+        head, _, rest = pattern.strip("/").partition("/")
+        yield from self._expand_in("", head, rest)
+
+    def _expand_in(self, folder: str, head: str, rest: str) -> Iterator[str]:
+        following, _, beyond = rest.partition("/")
+        if head == "**":
+            if rest:
+                yield from self._expand_in(folder, following, beyond)
+            for path in self._list(folder):
+                if self._is_folder(path):
+                    yield from self._expand_in(path, head, rest)
+                elif not rest:
+                    yield path
+            return
+        matches = _translate(head).fullmatch
+        for path in self._list(folder):
+            if not matches(path.rpartition("/")[2]):
+                continue
+            if not rest:
+                yield path
+            elif self._is_folder(path):
+                yield from self._expand_in(path, following, beyond)
+
+    def _list(self, folder: str) -> list[str]:
+        try:
+            names = os.listdir(os.path.join(self._root, folder))
+        except FileNotFoundError:
+            return []  # it went while we looked
+        except OSError as error:
+            self._unreadable_folder(folder, error)
+            return []
+        return [f"{folder}/{name}" if folder else name for name in names]
+
+    def _is_folder(self, path: str) -> bool:
+        """A link to a folder is none, and is told: databases may lie behind it."""
+        full_path = os.path.join(self._root, path)
+        try:
+            mode = os.lstat(full_path).st_mode
+        except FileNotFoundError:
+            return False
+        if stat.S_ISLNK(mode) and os.path.isdir(full_path):
+            self._add(path)
+        return stat.S_ISDIR(mode)
+
+    def _add_tree(self, path: str) -> None:
+        full_path = os.path.join(self._root, path)
+        try:
+            is_folder = stat.S_ISDIR(os.lstat(full_path).st_mode)
+        except FileNotFoundError:
+            return  # it went while we looked
+        if not is_folder or self._is_excluded(path):
+            self._add(path)
+            return
+        try:
+            names = sorted(os.listdir(full_path))
+        except OSError as error:
+            self._unreadable_folder(path, error)
+            return
+        for name in names:
+            self._add_tree(f"{path}/{name}")
+
+    def _unreadable_folder(self, path: str, error: OSError) -> None:
+        source = self._new(path)
+        if source is not None:
+            source.fail(SourceError(f"the folder cannot be listed: {error.strerror}", code="not_readable"))
+
+    def _new(self, path: str) -> Source | None:
+        """A source for ``path`` unless it is known already, or gone."""
+        if path in self._found:
+            return None
+        full_path = os.path.join(self._root, path)
+        try:
+            status = os.lstat(full_path)
+        except FileNotFoundError:
+            return None
+        source = self._found[path] = Source(path, full_path, _kind(status.st_mode), status)
+        return source
+
+    def _add(self, path: str) -> None:
+        source = self._new(path)
+        if source is None:
+            return
+        is_excluded = self._is_excluded(path)
+        if source.kind == LINK:
+            message = "a symbolic link is never followed: it may hide a live database; name its target, or exclude it"
+            source.skip("symlink", message) if is_excluded else source.fail(
+                SourceError(message, code="symlink")
+            )
+        elif is_excluded:
+            source.skip("excluded", "named by exclude")
+        elif source.kind == FOLDER:
+            source.skip("folder", "a folder, though its name matches a pattern for files")
+        elif source.kind == OTHER:
+            source.skip("not_a_file", "a FIFO, socket or device")
+        elif self._is_sidecar(source):
+            source.skip("sidecar", "belongs to the database beside it, whose snapshot holds what it says")
+        else:
+            self._add_file(source)
+
+    def _add_file(self, source: Source) -> None:
+        if source.full_path in self._mounts:
+            message = "it is a mount point: its WAL is not visible here; mount the folder that it lies in"
+            source.fail(SourceError(message, code="mount_point"))
+        elif source.stat.st_nlink > 1:
+            message = "it has more than one hard link: its WAL may lie beside another name; remove them, or exclude it"
+            source.fail(SourceError(message, code="hard_link"))
+        elif source.identity in self._identities:
+            source.skip("same_file", "the same file is there under another name")
+        else:
+            self._identities.add(source.identity)
+            self._sniff(source)
+        if (
+            source.status == "ok"
+            and source.kind == DATABASE
+            and self._only
+            and not self._is_asked_for(source.path)
+        ):
+            source.skip("not_selected", "not asked for")
+
+    def _is_sidecar(self, source: Source) -> bool:
+        for suffix in SIDECARS:
+            if source.path.endswith(suffix):
+                try:
+                    return stat.S_ISREG(os.lstat(source.full_path.removesuffix(suffix)).st_mode)
+                except FileNotFoundError:
+                    return False
+        return False
+
+    def _sniff(self, source: Source) -> None:
+        """Tell databases from files by their headers; a plain file stays open for its turn."""
+        try:
+            fd = open_regular(source)
+        except SourceError as error:
+            source.fail(error)
+            return
+        try:
+            header = os.read(fd, 100)
+            source.kind, source.is_wal = self._classify(source, header)
+            if source.status == "ok" and source.kind == FILE and self._open_files < _MAX_OPEN_FILES:
+                self._open_files += 1
+                source.fd, fd = fd, -1
+        except OSError as error:
+            source.fail(SourceError(f"it cannot be read: {error.strerror}", code="not_readable"))
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def _classify(self, source: Source, header: bytes) -> tuple[str, bool]:
+        has_sidecar = any(os.path.lexists(source.full_path + suffix) for suffix in SIDECARS)
+        if header.startswith(_MAGIC):
+            is_wal = len(header) > 19 and header[19] == _WAL_VERSION
+            if is_wal and _file_system(source.full_path, self._mounts) in _SHARED_FILE_SYSTEMS:
+                message = (
+                    "a WAL database on a network file system cannot be read consistently from here;"
+                    " run the backup on the machine that has the disk"
+                )
+                source.fail(SourceError(message, code="network_file_system"))
+            return DATABASE, is_wal
+        if not has_sidecar:
+            return FILE, False
+        if not header:
+            return DATABASE, False  # its first transaction is not through
+        message = "not a plain SQLite file, but it has a sidecar: a live encrypted database, whose bytes would be torn"
+        source.fail(SourceError(message, code="encrypted_live"))
+        return DATABASE, False
+
+    def _is_excluded(self, path: str) -> bool:
+        return any(pattern.fullmatch(path) for pattern in self._exclude)
+
+    def _is_asked_for(self, path: str) -> bool:
+        return any(pattern.fullmatch(path) for pattern in self._only)
+
+    @property
+    def databases_asked_for(self) -> bool:
+        """False if nothing that ``only`` names is there."""
+        return not self._only or any(self._is_asked_for(path) for path in self._found)
+
+
+def check_data_dir(data_dir: str) -> None:
+    """Raises DataDirError, with the remedy, when ``data_dir`` cannot be listed."""
+    try:
+        with os.scandir(data_dir):
+            pass
+    except FileNotFoundError as error:
+        raise DataDirError(
+            f"the data directory {data_dir} does not exist; create it, mount it, or set data.dir (--data-dir)",
+            code="data_dir_missing",
+        ) from error
+    except NotADirectoryError as error:
+        raise DataDirError(
+            f"the data directory {data_dir} is not a directory; name the folder that holds the databases",
+            code="data_dir_not_a_directory",
+        ) from error
+    except OSError as error:
+        raise DataDirError(
+            f"the data directory {data_dir} cannot be read ({error.strerror});"
+            " give this user the right to list and read it",
+            code="data_dir_unreadable",
+        ) from error
+
+
+def open_regular(source: Source) -> int:
+    """A descriptor of the very file that was looked at; never a link, never waiting for a FIFO.
+
+    Raises SourceError: ``vanished``, ``replaced``, ``not_readable``.
+    """
+    try:
+        now = os.lstat(source.full_path)
+        if (now.st_dev, now.st_ino) != source.identity or not stat.S_ISREG(now.st_mode):
+            raise SourceError("another file took its name while the backup ran", code="replaced")
+        fd = os.open(source.full_path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise SourceError("it was removed while the backup ran", code="vanished") from error
+    except OSError as error:
+        raise SourceError(f"it cannot be opened: {error.strerror}", code="not_readable") from error
+    status = os.fstat(fd)
+    if (status.st_dev, status.st_ino) != source.identity:
+        os.close(fd)
+        raise SourceError("another file took its name while the backup ran", code="replaced")
+    return fd
+
+
+def read_version(data_dir: str, version_file: str) -> str:
+    """The application's version: the first line of a small regular file.
+
+    Raises SourceError when it is not there, not regular, a database, or longer than 4 KiB.
+    """
+    full_path = os.path.join(data_dir, version_file)
+    try:
+        source = Source(version_file, full_path, FILE, os.lstat(full_path))
+    except OSError as error:
+        raise SourceError(
+            f"data.version_file cannot be read: {error.strerror}", code="version_file"
+        ) from error
+    fd = open_regular(source)
+    try:
+        content = os.read(fd, _VERSION_MAX_BYTES + 1)
+    finally:
+        os.close(fd)
+    text = content.decode("utf-8", "replace").strip()
+    if len(content) > _VERSION_MAX_BYTES or not text or not text.splitlines()[0].isprintable():
+        raise SourceError("data.version_file does not hold one line of text", code="version_file")
+    return text.splitlines()[0]
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISREG(mode):
+        return FILE
+    if stat.S_ISLNK(mode):
+        return LINK
+    return FOLDER if stat.S_ISDIR(mode) else OTHER
+
+
+def _order(source: Source) -> tuple[bool, bool, bytes]:
+    return source.status != "ok", source.kind != DATABASE, os.fsencode(source.path)
+
+
+def _compile(patterns: Sequence[str]) -> list[re.Pattern[str]]:
+    return [_translate(pattern.strip("/")) for pattern in patterns]
+
+
+def _translate(pattern: str) -> re.Pattern[str]:
+    """A shell's pattern: `*`, `?` and `[…]` stay within one folder, `**/` is any number of folders."""
+    parts = re.split(r"(\*\*/|\*+|\?|\[!?\]?[^\]]*\])", pattern)
+    special = {"**/": "(?:[^/]+/)*", "?": "[^/]"}
+    return re.compile("".join(_translate_part(part, special) for part in parts), re.DOTALL)
+
+
+def _translate_part(part: str, special: dict[str, str]) -> str:
+    if part in special:
+        return special[part]
+    if part and not part.strip("*"):
+        return ".*" if part == "**" else "[^/]*"
+    if len(part) > 2 and part[0] == "[" and part[-1] == "]":
+        inside = part[1:-1].replace("\\", "\\\\").replace("[", "\\[")
+        return f"[^/{inside[1:]}]" if inside[0] == "!" else f"[{inside}]"
+    return re.escape(part)
+
+
+def _mount_points() -> dict[str, str]:
+    """Mount point -> type of its file system."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+            fields = [line.split() for line in lines]
+    except OSError:
+        return {}  # not Linux: the start said so
+    return {_unescape(field[4]): field[field.index("-") + 1] for field in fields}
+
+
+def _unescape(path: str) -> str:
+    """The kernel writes blanks and backslashes as three octal digits."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), path)
+
+
+def _file_system(path: str, mounts: dict[str, str]) -> str:
+    while path not in mounts and path != "/":
+        path = os.path.dirname(path)
+    return mounts.get(path, "")

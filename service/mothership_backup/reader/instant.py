@@ -1,0 +1,314 @@
+"""Pins: all WAL databases at one instant, with the proof.
+
+A pin is a read transaction: it sees the database as it was when the pin was set, while writers go on. Each
+database is opened and read once first (that parses its schema and maps its `-shm`), then all are pinned in one
+tight loop. The proof: `PRAGMA data_version` on a second connection of each tells whether anybody committed
+between before the first pin and after the last (sqlite.org/pragma.html#pragma_data_version).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+from mothership_backup.errors import SourceError
+from mothership_backup.reader import sqlite
+from mothership_backup.reader.source import COPIED, IMMUTABLE, LIVE, STAGED, Source
+from mothership_backup.reader.watch import Watch
+
+_MAX_TRIES: Final = 20
+_MAX_TRY_SECONDS: Final = 0.2
+_RETRY_SECONDS: Final = 0.01
+_SETTLED_SECONDS: Final = 2.0  # ctime has the kernel tick's resolution: an older one cannot hide a write
+
+
+class Pin:
+    """One database with its connection, pinned or about to be."""
+
+    def __init__(self, source: Source, connection: sqlite3.Connection) -> None:
+        self.source = source
+        self.connection = connection
+        self.wal_path = source.full_path + "-wal"
+        self.wal_bytes = 0
+        self.held_since = 0.0
+        self.settled: os.stat_result | None = None  # an immutable source's state before it was opened
+
+    @property
+    def is_for_holding(self) -> bool:
+        """A WAL database's: its writers go on meanwhile."""
+        return self.source.is_wal and self.source.engine in (LIVE, COPIED)
+
+    @property
+    def is_kept(self) -> bool:
+        """Needed after the plan; what is to be staged after all is opened again for its copy."""
+        return self.source.status == "ok" and (self.is_for_holding or self.source.engine == IMMUTABLE)
+
+    def begin(self) -> None:
+        """Take the snapshot; raises SQLite's BUSY at once."""
+        self.connection.execute("BEGIN")
+        self.connection.execute("PRAGMA schema_version").fetchone()
+        self.held_since = time.monotonic()
+
+    def look_for_change(self) -> None:
+        """Raises SourceError if an immutable source was written to since before it was opened.
+
+        A `-wal` that appears meanwhile is no harm: the file itself did not change.
+        """
+        if self.settled is None:
+            return
+        try:
+            now = os.lstat(self.source.full_path)
+        except FileNotFoundError as error:
+            raise SourceError("it was removed while it was read without locks", code="changed") from error
+        before = self.settled
+        if (now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns) != (
+            before.st_ino,
+            before.st_size,
+            before.st_mtime_ns,
+            before.st_ctime_ns,
+        ):
+            raise SourceError("it was written to while it was read without locks; try again", code="changed")
+
+    def rollback(self) -> None:
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+
+
+class Instant(NamedTuple):
+    """When the pins of a wave were set, and whether nobody committed meanwhile."""
+
+    is_exact: bool
+    first_pinned_at: str
+    last_pinned_at: str
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "exact": self.is_exact,
+            "first_pinned_at": self.first_pinned_at,
+            "last_pinned_at": self.last_pinned_at,
+        }
+
+
+def utc_now() -> str:
+    """ISO 8601 with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Pinner:
+    """Opens sources and pins them; one for all waves of a backup."""
+
+    def __init__(self, library: sqlite.Library, watch: Watch, busy_timeout_seconds: float) -> None:
+        self._library = library
+        self._watch = watch
+        self._busy_timeout_seconds = busy_timeout_seconds
+
+    def pin_all(self, sources: Sequence[Source]) -> tuple[dict[str, Pin], Instant]:
+        """Open, look at and (WAL only) pin each source; what fails says so in the source itself.
+
+        Busy ones are retried together, for ``busy_timeout_seconds`` in all. A rollback-journal database is only
+        looked at: a held read lock would block its writers. Returns the pins by path.
+        """
+        pins: dict[str, Pin] = {}
+        self._retry(sources, lambda source: self._open_into(pins, source))
+        instant = self._pin_at_one_instant([pin for pin in pins.values() if pin.is_for_holding])
+        self._retry(
+            [pin.source for pin in pins.values()], lambda source: self._read_properties(pins[source.path])
+        )
+        for path in [path for path, pin in pins.items() if not pin.is_kept]:
+            self.release(pins.pop(path))
+        return pins, instant
+
+    def release(self, pin: Pin) -> None:
+        """End the snapshot and close its connection; safe to call again."""
+        self._watch.release(pin)
+        pin.connection.close()
+
+    def _retry(self, sources: Sequence[Source], attempt: Callable[[Source], None]) -> None:
+        deadline = time.monotonic() + self._busy_timeout_seconds
+        waiting = [source for source in sources if source.status == "ok"]
+        while waiting:
+            is_last = time.monotonic() >= deadline
+            still: list[Source] = []
+            for source in waiting:
+                try:
+                    attempt(source)
+                except self._library.module.Error as error:
+                    if sqlite.is_busy(error) and not is_last:
+                        still.append(source)
+                    else:
+                        source.fail(sqlite.describe(error, source.full_path))
+                except _NotYetError as error:
+                    still.append(source) if not is_last else source.fail(error)
+                except SourceError as error:
+                    source.fail(error)
+            waiting = still
+            if waiting:
+                time.sleep(_RETRY_SECONDS)
+
+    def _open_into(self, pins: dict[str, Pin], source: Source) -> None:
+        """Open and read once. Raises SQLite's errors, SourceError, or _NotYetError when a later try may do."""
+        if not source.is_wal:
+            self._look_at(source)
+            return
+        source.engine = LIVE if self._library.has_dbpage else COPIED
+        try:
+            pins[source.path] = self._open(source)
+        except self._library.module.Error as error:
+            if not sqlite.needs_sidecars(error):
+                raise
+            pins[source.path] = self._open_immutable(source, error)
+
+    def _look_at(self, source: Source) -> None:
+        """A rollback-journal database: read now what the plan says, and let it go until its copy."""
+        source.engine = STAGED if self._library.has_dbpage else COPIED
+        pin = self._open(source)
+        try:
+            read_properties(pin.connection, source)
+            source.taken_at = utc_now()
+        finally:
+            pin.connection.close()
+
+    def _open(self, source: Source) -> Pin:
+        connection = sqlite.connect(self._library, source.full_path)
+        try:
+            connection.execute("PRAGMA schema_version").fetchone()
+            now = os.lstat(source.full_path)
+            if (now.st_dev, now.st_ino) != source.identity:
+                raise SourceError("another file took its name while the backup looked at it", code="replaced")
+        except FileNotFoundError as error:
+            connection.close()
+            raise SourceError("it was removed while the backup looked at it", code="vanished") from error
+        except BaseException:
+            connection.close()
+            raise
+        return Pin(source, connection)
+
+    def _open_immutable(self, source: Source, cause: Exception) -> Pin:
+        """Read without locks what nobody can be writing: no sidecar is there, and nothing changed of late."""
+        before = os.lstat(source.full_path)
+        if os.path.lexists(source.full_path + "-wal") or os.path.lexists(source.full_path + "-journal"):
+            raise SourceError(
+                f"it has a WAL that this user cannot read consistently ({cause}): its application is gone without"
+                " closing it, or its -shm is out of reach; start the application, or run as the database's owner",
+                code="needs_recovery",
+            ) from cause
+        if time.time() - before.st_ctime < _SETTLED_SECONDS:
+            raise _NotYetError(
+                "it changed less than two seconds ago and is not open now; try again", code="busy"
+            )
+        connection = sqlite.connect(self._library, source.full_path, immutable=True)
+        source.engine = IMMUTABLE
+        pin = Pin(source, connection)
+        pin.settled = before
+        return pin
+
+    def _pin_at_one_instant(self, pins: list[Pin]) -> Instant:
+        if len(pins) < 2:
+            began = utc_now()
+            self._begin_all(pins)
+            return Instant(True, began, utc_now())
+        witnesses = self._open_witnesses(pins)
+        try:
+            give_up = time.monotonic() + _MAX_TRY_SECONDS
+            for attempt in range(1, _MAX_TRIES + 1):
+                before = self._data_versions(witnesses)
+                began = utc_now()
+                self._begin_all(pins)
+                ended = utc_now()
+                is_exact = len(before) == len(pins) and before == self._data_versions(witnesses)
+                is_exact = is_exact and all(pin.connection.in_transaction for pin in pins)
+                if is_exact or attempt == _MAX_TRIES or time.monotonic() > give_up:
+                    break
+                for pin in pins:
+                    pin.rollback()
+        finally:
+            for witness in witnesses:
+                witness.close()
+        return Instant(is_exact, began, ended)
+
+    def _open_witnesses(self, pins: list[Pin]) -> list[sqlite3.Connection]:
+        """A second connection of each database. One that cannot be had is none: then nothing is proved."""
+        witnesses: list[sqlite3.Connection] = []
+        for pin in pins:
+            try:
+                witnesses.append(sqlite.connect(self._library, pin.source.full_path))
+            except self._library.module.Error:
+                break
+        return witnesses
+
+    def _data_versions(self, witnesses: list[sqlite3.Connection]) -> list[int]:
+        """One a witness; fewer where one cannot be asked, which proves nothing."""
+        versions: list[int] = []
+        for witness in witnesses:
+            try:
+                versions.append(int(witness.execute("PRAGMA data_version").fetchone()[0]))
+            except self._library.module.Error:
+                break
+        return versions
+
+    def _begin_all(self, pins: list[Pin]) -> None:
+        """The tight loop. A pin that is busy now is set after the others, and then the instant is not exact."""
+        for pin in pins:
+            try:
+                pin.begin()
+            except self._library.module.Error:
+                pin.rollback()
+
+    def _read_properties(self, pin: Pin) -> None:
+        """What the plan says of a database, read inside its snapshot."""
+        source, connection = pin.source, pin.connection
+        if pin.is_for_holding and not connection.in_transaction:
+            pin.begin()
+        source.taken_at = utc_now()
+        if pin.is_for_holding:
+            pin.wal_bytes = _size(pin.wal_path)
+            self._watch.hold(pin)
+        read_properties(connection, source)
+        if source.engine == LIVE:
+            self._refuse_changed_mode(source, connection)
+
+    def _refuse_changed_mode(self, source: Source, connection: sqlite3.Connection) -> None:
+        """A pin on what has become a rollback-journal database meanwhile would block its writers."""
+        row = connection.execute(
+            "SELECT substr(data, 20, 1) FROM sqlite_dbpage('main') WHERE pgno = 1"
+        ).fetchone()
+        if row is not None and row[0] == b"\x01":
+            connection.execute("ROLLBACK")
+            source.is_wal = False
+            source.engine = STAGED
+
+
+class _NotYetError(SourceError):
+    """A later try may do."""
+
+
+def read_properties(connection: sqlite3.Connection, source: Source) -> None:
+    """Sizes and versions of the snapshot that ``connection`` sees."""
+
+    def value(pragma: str) -> int:
+        return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+    source.page_size = value("page_size")
+    source.page_count = value("page_count")
+    source.user_version = value("user_version")
+    source.application_id = value("application_id")
+    source.size_bytes = source.page_size * source.page_count
+    source.mtime_ns = max(source.stat.st_mtime_ns, _mtime_ns(source.full_path + "-wal"))
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _mtime_ns(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,82 @@
+"""Frames out: one writer for all threads of the reader, and a sign of life when nothing else goes out."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from contextlib import suppress
+from typing import Any, Final
+
+from mothership_backup import frames
+
+_PIPE_BYTES: Final = 1024 * 1024  # the most that an unprivileged process may ask for
+
+
+def take_stdout() -> int:
+    """A private duplicate of fd 1; then 1 becomes 2, so that no stray print can get between two frames."""
+    private = os.dup(1)
+    os.set_inheritable(private, False)
+    os.dup2(2, 1)
+    with suppress(
+        OSError, AttributeError
+    ):  # not Linux, or the user's pipes are used up: slower, and nothing else
+        fcntl.fcntl(private, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return private
+
+
+class FrameWriter:
+    """Writes whole frames; a full pipe blocks the writing thread, which is the backpressure.
+
+    Raises BrokenPipeError when the service is gone.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.Lock()
+        self._last_sent = time.monotonic()
+        self._closed = threading.Event()
+        threading.Thread(target=self._keep_alive, name="alive", daemon=True).start()
+
+    def send(self, frame_type: int, document: dict[str, Any]) -> None:
+        """A frame around a JSON object."""
+        self._write([frames.encode_document(frame_type, document)])
+
+    def send_data(self, packed: bytes, size_bytes: int, crc: int) -> None:
+        """A piece of the entry in turn: ``size_bytes`` before packing, ``crc`` of the entry so far."""
+        self._write([frames.data_header(len(packed), size_bytes, crc), packed])
+
+    def close(self) -> None:
+        """The pipe's end, which must follow the last frame."""
+        self._closed.set()
+        with self._lock:
+            os.close(self._fd)
+
+    def _write(self, parts: list[bytes]) -> None:
+        with self._lock:
+            written = os.writev(self._fd, parts)
+            if written < sum(map(len, parts)):
+                rest = memoryview(b"".join(parts))[written:]
+                while rest:
+                    rest = rest[os.write(self._fd, rest) :]
+            self._last_sent = time.monotonic()
+
+    def _keep_alive(self) -> None:
+        wait = frames.ALIVE_SECONDS
+        while not self._closed.wait(wait):
+            quiet = time.monotonic() - self._last_sent
+            wait = frames.ALIVE_SECONDS - quiet
+            if wait > 0:
+                continue
+            wait = frames.ALIVE_SECONDS
+            # A frame on its way is a sign of life, and a full pipe is the client's doing: never wait here.
+            if self._lock.acquire(blocking=False):
+                try:
+                    if not self._closed.is_set():
+                        os.write(self._fd, frames.encode_document(frames.ALIVE, {}))
+                        self._last_sent = time.monotonic()
+                except OSError:
+                    return  # the service is gone; the watch ends this process
+                finally:
+                    self._lock.release()

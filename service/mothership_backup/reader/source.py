@@ -1,0 +1,98 @@
+"""A source: a database or file below the data directory, as the reader sees it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+from mothership_backup.errors import SourceError
+
+DATABASE: Final = "database"
+FILE: Final = "file"
+LINK: Final = "link"
+FOLDER: Final = "folder"
+OTHER: Final = "other"
+
+LIVE: Final = "live"
+STAGED: Final = "staged"
+COPIED: Final = "copied"
+IMMUTABLE: Final = "immutable"
+PLAIN: Final = "plain"
+
+
+class Source:
+    """What is known of one source.
+
+    ``path`` is relative to the data directory, with surrogates for bytes that are no UTF-8.
+    """
+
+    __slots__ = (
+        "application_id", "engine", "error", "fd", "full_path", "is_packed", "is_wal", "kind", "mtime_ns",
+        "page_count", "page_size", "path", "size_bytes", "stat", "status", "taken_at", "user_version", "wave",
+    )  # fmt: skip
+
+    def __init__(self, path: str, full_path: str, kind: str, stat: os.stat_result) -> None:
+        self.path = path
+        self.full_path = full_path
+        self.kind = kind
+        self.stat = stat
+        self.status = "ok"
+        self.size_bytes = stat.st_size
+        self.mtime_ns = stat.st_mtime_ns
+        self.engine = PLAIN
+        self.is_wal = False
+        self.is_packed = True  # deflated in a deflate archive; False: stored there too
+        self.wave = 1
+        self.error: SourceError | None = None
+        self.fd = (
+            -1
+        )  # a plain file's descriptor, kept open since the plan so that a rename over it is no harm
+        self.page_size = 0
+        self.page_count = 0
+        self.user_version = 0
+        self.application_id = 0
+        self.taken_at = ""
+
+    def fail(self, error: SourceError) -> None:
+        """Wanted, and it cannot be had."""
+        self.status = "failed"
+        self.error = error
+
+    def skip(self, code: str, message: str) -> None:
+        """Seen, and not wanted."""
+        self.status = "skipped"
+        self.error = SourceError(message, code=code)
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """What makes two paths the same file."""
+        return self.stat.st_dev, self.stat.st_ino
+
+    def describe(self) -> dict[str, Any]:
+        """For the plan, and for the manifest after it."""
+        document: dict[str, Any] = {
+            "path": self.path,
+            "kind": self.kind,
+            "status": self.status,
+            "size_bytes": self.size_bytes,
+            "mtime_ns": self.mtime_ns,
+            "mode": self.stat.st_mode & 0o7777,
+        }
+        if self.error is not None:
+            document["error"] = {"code": self.error.code, "message": self.error.message}
+            return document
+        document |= {"engine": self.engine, "is_packed": self.is_packed, "wave": self.wave}
+        if self.kind == DATABASE:
+            document |= self.describe_pages()
+        return document
+
+    def describe_pages(self) -> dict[str, Any]:
+        """What the manifest says of a database's snapshot."""
+        return {
+            "journal_mode": "wal" if self.is_wal else "rollback",
+            "page_size": self.page_size,
+            "page_count": self.page_count,
+            "user_version": self.user_version,
+            "application_id": self.application_id,
+            "taken_at": self.taken_at,
+        }

@@ -1,0 +1,198 @@
+"""One backup on its way to one client: whole, or so that it looks broken."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from mothership_backup.backup import Backup, Outcome, Plan
+from mothership_backup.config import Settings
+from mothership_backup.errors import BackupError, ClientLeftError, CutError
+from mothership_backup.stream import ThreadStream
+from mothership_backup.web import problems
+from mothership_backup.web.transport import Connection
+
+log: Final = logging.getLogger("mothership_backup")
+
+LOOK_SECONDS: Final = 0.1  # before the first byte a client's leaving shows nowhere else
+
+
+class Delivery:
+    """From the first look at the reader to the last byte in the kernel. Made and answered in one handler."""
+
+    def __init__(self, request: web.Request, backup: Backup, settings: Settings, executor: Executor) -> None:
+        self._request = request
+        self._backup = backup
+        self._settings = settings
+        self._connection = Connection(request)
+        self._stream = ThreadStream(
+            executor,
+            backup.chunks,
+            limit_bytes=settings.limits.buffer_bytes,
+            cancel=lambda: self.cut(ClientLeftError("the client left")),
+        )
+        self._began = time.monotonic()
+        self._reason: BackupError | None = None
+        self._response: web.StreamResponse | None = None
+        self._delivered = False
+        self._sent_bytes = 0
+
+    @property
+    def thread(self) -> asyncio.Future[None]:
+        """Done when nothing of it runs any more."""
+        return self._stream.thread
+
+    @property
+    def backup_id(self) -> str:
+        return self._backup.id
+
+    @property
+    def plan(self) -> Plan | None:
+        return self._backup.plan
+
+    def cut(self, reason: BackupError) -> None:
+        """End it now, wherever it is; the first reason counts."""
+        if self._reason is None:
+            self._reason = reason
+        self._backup.cancel(self._reason)
+        if self._response is not None and not self._delivered:
+            self._connection.reset()
+
+    async def answer(self) -> web.StreamResponse:
+        """The response, sent or cut or an error's. Raises CancelledError only, and after the cut."""
+        try:
+            await self._wait_for_decision()
+            self._response = self._begin()
+            await self._send(self._response)
+            self._delivered = True
+        except asyncio.CancelledError:
+            self._reason = self._reason or self._why_cancelled()
+            raise
+        except Exception as error:  # a host's middleware would answer it, into the ZIP
+            self._reason = self._reason or self._explain(error)
+        finally:
+            if self._response is not None and not self._delivered:
+                self._connection.reset()
+            await self._stream.aclose()
+        if self._response is None:
+            return problems.respond(self._request, self._backup.id, self._reason or BackupError("cut"))
+        return self._response
+
+    def outcome(self) -> Outcome:
+        """What became of it, as far as the client goes; after ``answer()``."""
+        outcome = self._backup.outcome
+        if outcome is None:  # it was ended before it began
+            outcome = Outcome("cancelled", "", {}, 0, time.monotonic() - self._began)
+        outcome = replace(outcome, sent_bytes=self._sent_bytes)
+        if self._delivered or self._reason is None or outcome.word in ("client_left", "cut", "failed", "refused"):
+            return outcome
+        # The archive was whole, but its last bytes did not get through.
+        return replace(outcome, word=_word(self._reason), reason=_reason(self._reason))
+
+    # Before the first byte.
+
+    async def _wait_for_decision(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    return await self._stream.begun()
+            except TimeoutError:
+                if self._connection.is_lost:
+                    raise ClientLeftError("the client left before the first byte") from None
+
+    def _begin(self) -> web.StreamResponse:
+        plan = self._backup.plan
+        if plan is None:
+            raise RuntimeError("a backup began without a plan")
+        length = self._backup.content_length
+        if length is None and self._request.version < (1, 1):
+            raise RuntimeError("an HTTP/1.0 client needs the length, and there is none")
+        return new_response(self._settings, self._backup.id, plan, length)
+
+    # From the first byte on.
+
+    async def _send(self, response: web.StreamResponse) -> None:
+        self._connection.arm()
+        await response.prepare(self._request)
+        stall_seconds = self._settings.limits.stall_timeout_seconds
+        stall = CutError(f"the client took nothing for {stall_seconds:g} s", code="stall")
+        with self._connection.watched(
+            stall_seconds,
+            stalled=lambda: self.cut(stall),
+            left=lambda: self.cut(ClientLeftError("the client left")),
+        ):
+            await self._send_body(response)
+            await response.write_eof()
+            await self._connection.finish()
+
+    async def _send_body(self, response: web.StreamResponse) -> None:
+        length = self._backup.content_length
+        last: memoryview | bytes | None = None
+        async for piece in self._stream:
+            self._sent_bytes += len(piece)
+            if length is not None and self._sent_bytes >= length:
+                # aiohttp would drop what is too much, and the client would take the rest for whole.
+                if last is not None or self._sent_bytes > length:
+                    raise RuntimeError(f"the archive is longer than the {length} bytes that were announced")
+                last = piece
+            else:
+                await response.write(piece)
+        if length is not None and self._sent_bytes != length:
+            raise RuntimeError(f"the archive has {self._sent_bytes} bytes, and {length} were announced")
+        if last is not None:
+            await response.write(last)
+
+    # The end.
+
+    def _why_cancelled(self) -> BackupError:
+        if self._connection.is_lost:
+            return ClientLeftError("the client left")
+        return BackupError("the request was cancelled", code="cancelled")
+
+    def _explain(self, error: Exception) -> BackupError:
+        if isinstance(error, BackupError):
+            return error
+        if isinstance(error, ConnectionError):
+            return ClientLeftError("the client left")
+        log.error("backup %s: a defect: %s", self._backup.id, error, exc_info=error)
+        return BackupError("something unexpected happened; the service's log has more", code="internal")
+
+
+def new_response(settings: Settings, backup_id: str, plan: Plan, length: int | None) -> web.StreamResponse:
+    """The headers of a backup, not sent yet; for HEAD they are all there is."""
+    response = web.StreamResponse(headers=_headers(settings.archive.name_prefix, backup_id, plan))
+    if length is not None:
+        response.content_length = length
+    return response
+
+
+def _headers(name_prefix: str, backup_id: str, plan: Plan) -> Mapping[str, str]:
+    # No filename*=, no spaces: Home Assistant's downloader mangles anything beyond the plain form.
+    file_name = f"{name_prefix}-backup-{datetime.now(UTC):%Y-%m-%d}.zip"
+    return {
+        hdrs.CONTENT_TYPE: "application/zip",
+        hdrs.CONTENT_DISPOSITION: f'attachment; filename="{file_name}"',
+        hdrs.CACHE_CONTROL: "no-store, no-transform",
+        "X-Accel-Buffering": "no",
+        "X-Content-Type-Options": "nosniff",
+        "X-Backup-Id": backup_id,
+        "X-Backup-Size": str(plan.total_bytes),
+        "X-Backup-Databases": str(plan.databases),
+        "X-Backup-Failed": str(plan.failed),
+    }
+
+
+def _word(reason: BackupError) -> str:
+    if isinstance(reason, ClientLeftError):
+        return "client_left"
+    if isinstance(reason, CutError):
+        return "cut"
+    return "cancelled" if reason.code == "cancelled" else "failed"

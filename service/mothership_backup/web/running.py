@@ -1,0 +1,95 @@
+"""The backups of one mount: how many at once, on which threads, and how they all end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aiohttp import web
+
+from mothership_backup.backup import Backup, Options
+from mothership_backup.config import Settings
+from mothership_backup.errors import BusyError, ClosingError, CutError
+from mothership_backup.web.delivery import Delivery
+from mothership_backup.web.plans import Plans
+
+log: Final = logging.getLogger("mothership_backup")
+
+PLAN_THREADS: Final = 2
+# The cut, the readers' ends and the clean-up have to fit into the time that the process was given.
+GRACE_SHARE: Final = 0.9
+
+
+class Running:
+    """Admission, deadline, threads. A slot is free when its thread has ended, not when its handler has."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._limit = settings.limits.concurrent_backups
+        # Two pools, and neither the host's: plans cannot take the threads of admitted backups.
+        self._backup_threads = ThreadPoolExecutor(self._limit, "mothership-backup")
+        self._plan_threads = ThreadPoolExecutor(PLAN_THREADS, "mothership-backup-plan")
+        self.plans = Plans(settings, self._plan_threads)
+        self._deliveries: set[Delivery] = set()
+        self._threads: set[asyncio.Future[None]] = set()
+        self._closing = False
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def refuse_when_closing(self) -> None:
+        """Raises ClosingError."""
+        if self._closing:
+            raise ClosingError("the service is shutting down")
+
+    def start(self, request: web.Request, options: Options) -> Delivery:
+        """Admit one and start it; ``end()`` is to follow. Raises ClosingError, BusyError."""
+        self.refuse_when_closing()
+        if len(self._threads) >= self._limit:
+            raise BusyError(f"{self._limit} backups run already (limits.concurrent_backups); try again later")
+        backup = Backup(self._settings, options)
+        delivery = Delivery(request, backup, self._settings, self._backup_threads)
+        self._threads.add(delivery.thread)
+        delivery.thread.add_done_callback(self._threads.discard)
+        self._deliveries.add(delivery)
+        return delivery
+
+    def end(self, delivery: Delivery) -> None:
+        self._deliveries.discard(delivery)
+
+    def begin_shutdown(self) -> None:
+        """No new backups; the running ones have until the deadline. Returns at once."""
+        if self._closing:
+            return
+        self._closing = True
+        if self._deliveries:
+            running = len(self._deliveries)
+            log.info("shutting down: %d running backups have %g s more", running, self._grace_seconds)
+        self._deadline = asyncio.get_running_loop().call_later(self._grace_seconds, self.cut_all)
+
+    def cut_all(self) -> None:
+        """The deadline is now."""
+        for delivery in tuple(self._deliveries):
+            delivery.cut(CutError("the service is shutting down", code="shutdown"))
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """At its end nothing of ours runs any more."""
+        # Leaving the pools blocks the loop until their threads end: so it is left only when all are idle.
+        with self._backup_threads, self._plan_threads:
+            try:
+                yield
+            finally:
+                self.begin_shutdown()
+                self.cut_all()
+                if self._threads:
+                    await asyncio.wait(self._threads)
+                await self.plans.join()
+                if self._deadline is not None:
+                    self._deadline.cancel()
+
+    @property
+    def _grace_seconds(self) -> float:
+        return self._settings.server.shutdown_grace_seconds * GRACE_SHARE

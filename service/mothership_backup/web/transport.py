@@ -1,0 +1,131 @@
+"""The connection below a response: cut so that it looks cut, and watched for a client that stalls or leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import socket
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from aiohttp import web
+
+NOTSENT_LOWAT_BYTES: Final = 128 * 1024
+SAMPLE_SECONDS: Final = 0.5  # the reader has to be gone within a second of its client
+RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
+CLOSE_IN_ORDER: Final = struct.pack("ii", 0, 0)
+# struct tcp_info of linux/tcp.h: eight u8, twenty-four u32, two u64, then tcpi_bytes_acked (Linux 4.1)
+BYTES_ACKED_OFFSET: Final = 8 + 24 * 4 + 2 * 8
+AF_UNSPEC_ADDRESS: Final = bytes(16)
+
+
+class Connection:
+    """The connection of one request. Held from its start: aiohttp forgets a transport before our cleanup may run."""
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        self._transport = request.transport
+        self._writer = request.writer
+        self._socket: socket.socket | None = None
+        if self._transport is not None:
+            self._socket = self._transport.get_extra_info("socket")
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the client has left, or the connection was cut."""
+        return self._transport is None or self._transport.is_closing()
+
+    def arm(self) -> None:
+        """From now on every end of this connection is a reset, also when this process is killed.
+
+        A FIN in the middle of a chunked body, or of one to an HTTP/1.0 client, is a good end for many clients.
+        """
+        self._set(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
+        if self._is_tcp() and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            # What waits is to wait in our buffer: the kernel's grows to megabytes and wakes a writer in lumps.
+            self._set(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES)
+
+    async def finish(self) -> None:
+        """Wait until the kernel has every byte; then the connection may end in order, or serve another request.
+
+        aiohttp does not wait for the last 64 KiB, and a process that ends meanwhile takes them along.
+        Raises ConnectionResetError if the connection ended first.
+        """
+        if self._transport is not None:
+            self._transport.set_write_buffer_limits(high=0)
+            await self._writer.drain()
+        if self._transport is None or self.is_lost:
+            raise ConnectionResetError("the connection ended before its last bytes were sent")
+        self._transport.set_write_buffer_limits()
+        self._set(socket.SOL_SOCKET, socket.SO_LINGER, CLOSE_IN_ORDER)
+
+    def reset(self) -> None:
+        """Cut it so that the peer sees an error; bytes that still wait are thrown away."""
+        if self._transport is None:
+            return
+        if (
+            not self.is_lost
+        ):  # a close under way is a reset by arm(), and its descriptor may be somebody else's
+            self._set(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
+            self._disconnect()
+        self._transport.abort()
+
+    @contextmanager
+    def watched(
+        self, stall_timeout_seconds: float, *, stalled: Callable[[], None], left: Callable[[], None]
+    ) -> Iterator[None]:
+        """Meanwhile one of the two is called, once, when the client stalls or leaves.
+
+        Stalled means: bytes wait, and the peer's TCP has acknowledged none for so long. How long one write
+        takes says nothing: a healthy client at 32 KB/s keeps one waiting for 44 s.
+        """
+        loop = asyncio.get_running_loop()
+        progress = self._progress()
+        since = loop.time()
+
+        def sample() -> None:
+            nonlocal handle, progress, since
+            if self._transport is None or self.is_lost:
+                left()
+                return
+            before, progress = progress, self._progress()
+            if progress != before or not self._transport.get_write_buffer_size():
+                since = loop.time()
+            elif loop.time() - since >= stall_timeout_seconds:
+                stalled()
+                return
+            handle = loop.call_later(SAMPLE_SECONDS, sample)
+
+        handle = loop.call_later(SAMPLE_SECONDS, sample)
+        try:
+            yield
+        finally:
+            handle.cancel()
+
+    def _progress(self) -> int:
+        """A number that changes when the peer has taken bytes."""
+        if self._is_tcp() and sys.platform == "linux" and self._socket is not None:
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+            if len(info) >= BYTES_ACKED_OFFSET + 8:
+                (bytes_acked,) = struct.unpack_from("=Q", info, BYTES_ACKED_OFFSET)
+                return int(bytes_acked)
+        waiting = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        return self._writer.output_size - waiting
+
+    def _is_tcp(self) -> bool:
+        return self._socket is not None and self._socket.family in (socket.AF_INET, socket.AF_INET6)
+
+    def _set(self, level: int, option: int, value: int | bytes) -> None:
+        # A transport without a socket, or a socket without the option, has no more to give than its own abort().
+        if self._socket is not None and not self.is_lost:
+            try:
+                self._socket.setsockopt(level, option, value)
+            except OSError:
+                return
+
+    def _disconnect(self) -> None:
+        """Send the reset now: close() sends none while a process that the host forked has the socket too."""
+        if self._is_tcp() and sys.platform == "linux" and self._socket is not None:
+            ctypes.CDLL(None).connect(self._socket.fileno(), AF_UNSPEC_ADDRESS, len(AF_UNSPEC_ADDRESS))
