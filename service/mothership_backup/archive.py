@@ -309,11 +309,11 @@ def stored_length(entries: Iterable[tuple[str, int, int]]) -> int:
     end_bytes = sizeEndCentDir
     if count >= ZIP_FILECOUNT_LIMIT or files_bytes > ZIP64_LIMIT or directory_bytes > ZIP64_LIMIT:
         end_bytes += sizeEndCentDir64 + sizeEndCentDir64Locator
-    return files_bytes + directory_bytes + end_bytes
+    return int(files_bytes + directory_bytes + end_bytes)
 
 
 def _needs_zip64(planned_bytes: int) -> bool:
-    return planned_bytes * ZIP64_ESTIMATE_FACTOR > ZIP64_LIMIT
+    return bool(planned_bytes * ZIP64_ESTIMATE_FACTOR > ZIP64_LIMIT)
 
 
 def _dos_time(seconds: int) -> tuple[int, int, int, int, int, int]:
@@ -322,7 +322,8 @@ def _dos_time(seconds: int) -> tuple[int, int, int, int, int, int]:
         moment = time.gmtime(seconds)[:6]
     except (OverflowError, ValueError, OSError):
         moment = MIN_DATE if seconds < 0 else MAX_DATE
-    return min(max(MIN_DATE, moment), MAX_DATE)
+    year, month, day, hour, minute, second = min(max(MIN_DATE, moment), MAX_DATE)
+    return year, month, day, hour, minute, second
 
 
 def _timestamp(seconds: int) -> bytes:

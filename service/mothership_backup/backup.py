@@ -105,12 +105,17 @@ class Backup:
         """
         with self._judged(), self._started(_request("backup", self._settings, self._options)) as reader:
             incoming = reader.frames()
-            plan = self.plan = _read_plan(incoming)
-            self._decide(plan)
-            archive = self._make_archive(plan)
-            self.content_length = archive.content_length
+            archive = self._begin(_read_plan(incoming))
             yield b""
             yield from self._counted(archive.chunks(incoming))
+
+    def preview(self) -> None:
+        """Set ``plan`` and ``content_length`` as they would be now, from a plan alone: nothing is staged or sent.
+
+        Raises what `chunks` would raise before its first chunk.
+        """
+        with self._started(_request("plan", self._settings, self._options)) as reader:
+            self._begin(_read_plan(reader.frames()))
 
     def cancel(self, reason: BackupError) -> None:
         """End it now, from any thread: `chunks` raises ``reason``. The first reason stays."""
@@ -139,18 +144,22 @@ class Backup:
                     raise self._cancelled
             yield reader
 
+    def _begin(self, plan: Plan) -> Archive:
+        self.plan = plan
+        self._decide(plan)
+        archive = self._make_archive(plan)
+        self.content_length = archive.content_length
+        return archive
+
     def _decide(self, plan: Plan) -> None:
         """The last moment for an honest error status."""
         stored = self._options.compression == "stored"
-        databases = [
-            source for source in plan.sources if source.kind == "database" and source.status != "skipped"
-        ]
+        wanted = [source for source in plan.sources if source.is_named or source.kind == "database"]
+        wanted = [source for source in wanted if source.status != "skipped"]
         failures = {source.path: source.error_message for source in plan.sources if source.status == "failed"}
         told = "; ".join(f"{path}: {message}" for path, message in list(failures.items())[:5])
-        if self._options.databases and not databases:
-            raise NoMatchError(f"no database matches {', '.join(self._options.databases)}")
-        if databases and not plan.databases:
-            raise NoneReadableError(f"none of the {len(databases)} databases can be read: {told}")
+        if wanted and all(source.status == "failed" for source in wanted):
+            raise NoneReadableError(f"none of the {len(wanted)} databases can be read: {told}")
         if self._options.strict and failures:
             raise IncompleteError(f"strict was asked for, and {len(failures)} sources failed: {told}")
         if stored and plan.waves > 1:
@@ -203,7 +212,7 @@ class Backup:
         except GeneratorExit as left:
             error = self._cancelled or left
             raise
-        except Exception as failure:
+        except BaseException as failure:
             error = self._cancelled or failure
             if error is failure:
                 raise

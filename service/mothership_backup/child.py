@@ -130,8 +130,8 @@ class ReaderProcess:
                 yield frame
                 # The client may have kept us for long: silence is what the reader does, not what we do.
                 last_heard = time.monotonic()
-            elif last is not None and self.is_gone():
-                break  # a process that the host forked meanwhile may hold the pipe's other end
+            elif self.is_gone() and not poll.poll(0):
+                break  # without an end: a process that the host forked meanwhile may hold the pipe's other end
             elif self._is_killed.is_set():
                 raise ReaderError("the reader was ended", code="reader_died")
             elif time.monotonic() - last_heard > SILENCE_SECONDS:

@@ -127,12 +127,6 @@ class Data(Section):
         _one_line(os.fsencode(path).decode("utf-8", "replace"))
         return path.absolute()
 
-    @model_validator(mode="after")
-    def _one_version(self) -> Data:
-        if self.version and self.version_file:
-            raise _refuse("data.version and data.version_file exclude each other: set one of them")
-        return self
-
 
 class Archive(Section):
     name_prefix: Annotated[str, AfterValidator(_name_prefix)] = "spaxel"

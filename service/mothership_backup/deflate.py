@@ -8,8 +8,10 @@ The same input gives the same bytes whatever was packed before it.
 from __future__ import annotations
 
 import zlib
+from types import ModuleType
 from typing import Final
 
+isal_zlib: ModuleType | None
 try:
     from isal import isal_zlib
 except ImportError:  # the extra `fast` is not installed: slower, and nothing else changes
@@ -29,7 +31,7 @@ def pack(block: bytes, level: int) -> bytes:
     """Deflate one block of at most `BLOCK_BYTES`; ``level`` is 1 (fast) to 9 (small)."""
     if isal_zlib is not None and level <= _ISAL_MAX_LEVEL:
         fast = isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15)
-        return fast.compress(block) + fast.flush(isal_zlib.Z_SYNC_FLUSH)
+        return bytes(fast.compress(block) + fast.flush(isal_zlib.Z_SYNC_FLUSH))
     compressor = zlib.compressobj(level, zlib.DEFLATED, -15)
     return compressor.compress(block) + compressor.flush(zlib.Z_SYNC_FLUSH)
 
@@ -37,5 +39,5 @@ def pack(block: bytes, level: int) -> bytes:
 def crc32(block: bytes, before: int = 0) -> int:
     """CRC-32 of ``block``, going on from the CRC of what came before."""
     if isal_zlib is not None:
-        return isal_zlib.crc32(block, before)
+        return int(isal_zlib.crc32(block, before))
     return zlib.crc32(block, before)

@@ -30,7 +30,7 @@ from mothership_backup.errors import ConfigError
 HOST = "127.0.0.1"
 INTERVAL_SECONDS = 0.05
 MAX_NODES = 1000
-MAX_READINGS = 100_000  # about 5 MB; then the oldest are overwritten
+MAX_READINGS = 100_000  # about 6 MB; then the oldest are overwritten
 SHUTDOWN_GRACE_SECONDS = 2
 FLOOR_WIDTH_M, FLOOR_DEPTH_M = 12, 8
 

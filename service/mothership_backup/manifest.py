@@ -27,6 +27,7 @@ class Source:
     size_bytes: int
     mtime_ns: int
     mode: int
+    is_named: bool = False  # by a pattern for databases, not as part of an included folder
     engine: str | None = None
     is_packed: bool = True
     wave: int = 1
@@ -95,6 +96,7 @@ def read_sources(documents: Iterable[Mapping[str, Any]]) -> Iterator[Source]:
             size_bytes=document["size_bytes"],
             mtime_ns=document["mtime_ns"],
             mode=document["mode"],
+            is_named=document["is_named"],
             engine=document.get("engine"),
             is_packed=document.get("is_packed", True),
             wave=document.get("wave", 1),
@@ -238,7 +240,7 @@ class Manifest:
         source = self._plan.sources[index]
         if source.status != "ok":
             return self._describe(index)
-        document = {
+        document: dict[str, Any] = {
             "name": source.name,
             "kind": source.kind,
             "status": "failed",

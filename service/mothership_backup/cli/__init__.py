@@ -54,17 +54,14 @@ def _run() -> int:
     if code == 128 + 2:
         complain("interrupted")
         code = FAILED
-    return _flush() or code
+    _forget_unwritten()
+    return code
 
 
-def _flush() -> int:
-    # Here and not at the interpreter's end, where a full disk or a closed pipe would print a traceback.
+def _forget_unwritten() -> None:
+    """What stdout could not take was told already; at its end the interpreter would tell it by a traceback."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except OSError as error:
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if not isinstance(error, BrokenPipeError):
-            complain(f"standard output: {error.strerror}")
-        return FAILED
-    return GOOD

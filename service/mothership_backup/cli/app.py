@@ -12,6 +12,7 @@ from mothership_backup.cli.backup import backup
 from mothership_backup.cli.check_config import check_config
 from mothership_backup.cli.databases import databases
 from mothership_backup.cli.options import ConfigFile, DataDir
+from mothership_backup.cli.terminal import show
 
 app = typer.Typer(
     help="Back up every SQLite database of a directory, consistent while others write.",
@@ -24,7 +25,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(f"mothership-backup {__version__}")
+        show(f"mothership-backup {__version__}")
         raise typer.Exit
 
 
@@ -58,10 +59,12 @@ def demo(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on loopback; 0 takes a free one.")] = 8080,
     data_dir: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where its databases live.  [default: a temporary folder]"),
+        typer.Option(
+            metavar="DIR", help="Where its databases live.  [default: a temporary folder]", readable=False
+        ),
     ] = None,
 ) -> None:
-    """Run a small application that writes to its databases, with the backup mounted in it."""
+    """Run a small application with the backup mounted."""
     from mothership_backup.demo import main as run
 
     raise typer.Exit(run(port=port, data_dir=data_dir))

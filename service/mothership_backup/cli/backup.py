@@ -13,13 +13,13 @@ from typing import Annotated, Final
 
 import typer
 
-from mothership_backup.backup import Backup, Options
+from mothership_backup.backup import Backup, Options, Outcome
 from mothership_backup.cli import INCOMPLETE
 from mothership_backup.cli.options import ConfigFile, DataDir, load_settings
 from mothership_backup.cli.output import FileOutput, Output, StandardOutput
-from mothership_backup.cli.terminal import complain, count, human_bytes, say
+from mothership_backup.cli.terminal import STANDARD_OUTPUT, complain, count, human_bytes
 from mothership_backup.config import Option
-from mothership_backup.errors import BackupError
+from mothership_backup.errors import BackupError, ReaderError
 
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -53,15 +53,14 @@ def backup(
     output: Output = StandardOutput() if file == "-" else FileOutput(Path(file), settings.data.dir)
     with _stoppable(), output:
         run = Backup(settings, options)
-        _write(run, output)
-        complete = run.outcome.word == "complete"
-        place = output.keep(complete=complete)
-    _tell(run, place, file)
-    if not complete:
+        outcome = _write(run, output)
+        place = output.keep(complete=not outcome.failed)
+    _tell(run, outcome, place, file)
+    if outcome.failed:
         raise typer.Exit(INCOMPLETE)
 
 
-def _write(run: Backup, output: Output) -> None:
+def _write(run: Backup, output: Output) -> Outcome:
     try:
         with _progress(run) as show:
             for chunk in run.chunks():
@@ -70,6 +69,9 @@ def _write(run: Backup, output: Output) -> None:
     except BaseException as error:
         run.cancel(error if isinstance(error, BackupError) else BackupError("interrupted"))
         raise
+    if run.outcome is None:
+        raise ReaderError("the backup ended without an outcome", code="reader_protocol")
+    return run.outcome
 
 
 @contextlib.contextmanager
@@ -106,12 +108,11 @@ def _stoppable() -> Iterator[None]:
     yield
 
 
-def _tell(run: Backup, place: str, asked_for: str) -> None:
-    outcome, sources = run.outcome, run.plan.sources if run.plan else []
-    for source in sources:
-        if source.status == "failed":
-            say(f"  {source.name}: {source.error_code}: {source.error_message}")
-    taken = [source for source in sources if source.status == "ok"]
+def _tell(run: Backup, outcome: Outcome, place: str, asked_for: str) -> None:
+    for name, reason in outcome.failures.items():
+        complain(f"{name}: {reason}")
+    sources = run.plan.sources if run.plan is not None else ()
+    taken = [source for source in sources if source.status == "ok" and source.name not in outcome.failures]
     databases = sum(source.kind == "database" for source in taken)
     parts = [
         count(databases, "database"),
@@ -123,5 +124,5 @@ def _tell(run: Backup, place: str, asked_for: str) -> None:
     if outcome.failed:
         parts.append(f"{count(outcome.failed, 'source')} failed")
     complain(f"{place}: {', '.join(parts)}")
-    if place.endswith(".incomplete") and place != asked_for:
+    if place not in (asked_for, STANDARD_OUTPUT):
         complain(f"{asked_for} is as it was: an incomplete archive does not replace it")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from typing import Annotated
 
 import typer
 
-from mothership_backup.backup import Options, Plan, make_plan, probe
+from mothership_backup.backup import Options, make_plan, probe
 from mothership_backup.cli.options import ConfigFile, DataDir, load_settings
-from mothership_backup.cli.terminal import complain, count, human_bytes, printable, say
+from mothership_backup.cli.terminal import complain, count, human_bytes, printable, show
 from mothership_backup.config import PREFIX, Settings, example
+from mothership_backup.manifest import Plan
 
 
 def check_config(
@@ -23,19 +23,19 @@ def check_config(
 ) -> None:
     """Check the configuration, and show what it finds."""
     if show_example:
-        print(example(), end="")
+        show(example().rstrip())
         return
     settings = load_settings(config, data_dir)
     variables = sum(name.startswith(f"{PREFIX}__") for name in os.environ)
-    print(printable(f"configuration: {config or 'no file'}, {count(variables, 'variable')}: good"))
-    print(probe(settings).line())
-    plan = make_plan(settings, dataclasses.replace(Options.of(settings), strict=False))
+    show(printable(f"configuration: {config or 'no file'}, {count(variables, 'variable')}: good"))
+    show(probe(settings).line())
+    plan = make_plan(settings, Options.of(settings))
     files = sum(source.status == "ok" and source.kind != "database" for source in plan.sources)
     found = f"{count(plan.databases, 'database')}, {count(files, 'file')}, {human_bytes(plan.total_bytes)}"
-    print(printable(f"data directory {settings.data.dir}: {found}"))
+    show(printable(f"data directory {settings.data.dir}: {found}"))
     for source in plan.sources:
         if source.status == "failed":
-            say(f"  {source.name}: {source.error_code}: {source.error_message}")
+            complain(f"{source.name}: {source.error_message}")
     _warn_if_too_slow(settings, plan)
 
 

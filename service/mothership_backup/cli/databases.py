@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
+import io
 import json
+import sys
 from typing import Annotated
 
 import typer
 
-from mothership_backup.backup import Options, Plan, Source, make_plan
+from mothership_backup.backup import NO_VERSION, Options, make_plan
 from mothership_backup.cli import INCOMPLETE
 from mothership_backup.cli.options import ConfigFile, DataDir, load_settings
-from mothership_backup.cli.terminal import complain, count, human_bytes, printable
+from mothership_backup.cli.terminal import complain, count, human_bytes, printable, show
+from mothership_backup.config import Settings
+from mothership_backup.manifest import Plan, Source
 
 
 def databases(
@@ -21,21 +24,17 @@ def databases(
 ) -> None:
     """Show what a backup would hold now."""
     settings = load_settings(config, data_dir)
-    # What failed is shown here, strict or not.
-    plan = make_plan(settings, dataclasses.replace(Options.of(settings), strict=False))
-    if as_json:
-        print(json.dumps(_document(plan), indent=2))
-    else:
-        _print_table(plan)
+    plan = make_plan(settings, Options.of(settings))
+    show(json.dumps(_document(settings, plan), indent=2) if as_json else _table(plan))
     if plan.failed:
         complain(f"{count(plan.failed, 'source')} of {settings.data.dir} failed")
         raise typer.Exit(INCOMPLETE)
 
 
-def _document(plan: Plan) -> dict[str, object]:
+def _document(settings: Settings, plan: Plan) -> dict[str, object]:
     """The words of the manifest."""
     return {
-        "app_version": plan.app_version,
+        "app_version": settings.data.version or plan.app_version or NO_VERSION,
         "complete": not plan.failed,
         "databases": plan.databases,
         "failed": plan.failed,
@@ -51,7 +50,7 @@ def _describe(source: Source) -> dict[str, object]:
     return {**known, "error": {"code": source.error_code, "message": source.error_message}}
 
 
-def _print_table(plan: Plan) -> None:
+def _table(plan: Plan) -> str:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -64,15 +63,15 @@ def _print_table(plan: Plan) -> None:
     table.add_column("status", overflow="fold")
     for source in plan.sources:
         taken = source.status == "ok"
-        status = source.status if taken else f"{source.status}: {source.error_message}"
+        status = source.status if taken else f"{source.status}: {source.error_message or source.error_code}"
         size = human_bytes(source.size_bytes) if taken else ""
-        engine = source.engine if taken else ""
+        engine = source.engine or "" if taken else ""
         cells = (source.name, source.kind, size, engine, status)
         # As Text: a name is input, and no markup.
         table.add_row(
             *(Text(printable(cell)) for cell in cells), style="red" if source.status == "failed" else None
         )
-    console = Console()
-    console.print(table)
-    total = f"{count(plan.databases, 'database')}, {human_bytes(plan.total_bytes)} in all"
-    console.print(Text(total))
+    lines = io.StringIO()
+    is_terminal = sys.stdout.isatty()  # in a pipe each source is one line, however long
+    Console(file=lines, force_terminal=is_terminal, width=None if is_terminal else 10_000).print(table)
+    return f"{lines.getvalue()}{count(plan.databases, 'database')}, {human_bytes(plan.total_bytes)} in all"

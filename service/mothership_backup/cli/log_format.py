@@ -51,7 +51,7 @@ def configure(settings: Log) -> None:
 def _without_strangers_traceback(record: logging.LogRecord) -> bool:
     """What is no HTTP is answered by aiohttp with 400, and is no defect of ours."""
     if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
-        record.msg, record.args = "not understood: %s", (str(record.exc_info[1]).split("\n", 1)[0],)
+        record.msg, record.args = "not understood: %s", (" ".join(str(record.exc_info[1]).split()),)
         record.exc_info = None
         record.levelno, record.levelname = logging.INFO, "INFO"
     return True

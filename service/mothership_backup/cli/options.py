@@ -10,10 +10,14 @@ import typer
 
 from mothership_backup.config import Option, Settings, load
 
+# readable=False: what cannot be read is told in our words, not in typer's.
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Configuration file (TOML).")
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Configuration file (TOML).", readable=False),
 ]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="Directory to back up.")]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", metavar="DIR", help="Directory to back up.", readable=False)
+]
 
 
 def load_settings(config: Path | None, data_dir: Path | None, *others: Option) -> Settings:

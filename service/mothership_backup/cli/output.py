@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from mothership_backup.cli.terminal import STANDARD_OUTPUT, cannot_write
 from mothership_backup.errors import ConfigError, OutputError
 
 
@@ -20,7 +21,7 @@ class StandardOutput:
 
     def __init__(self) -> None:
         if sys.stdout is None:
-            raise OutputError("standard output is closed")
+            raise OutputError(f"{STANDARD_OUTPUT} is closed")
         if sys.stdout.isatty():
             raise ConfigError("an archive is no text for a terminal: name a FILE, or send - into a pipe")
         self._stream: BinaryIO = sys.stdout.buffer
@@ -31,18 +32,18 @@ class StandardOutput:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | memoryview) -> None:
         try:
             self._stream.write(chunk)
         except OSError as error:
-            raise _cannot_write("standard output", error) from error
+            raise cannot_write(STANDARD_OUTPUT, error) from error
 
     def keep(self, *, complete: bool) -> str:
         try:
             self._stream.flush()
         except OSError as error:
-            raise _cannot_write("standard output", error) from error
-        return "standard output"
+            raise cannot_write(STANDARD_OUTPUT, error) from error
+        return STANDARD_OUTPUT
 
 
 class FileOutput:
@@ -76,7 +77,7 @@ class FileOutput:
             # Nobody else's to read from its first byte on: databases hold secrets.
             descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise _cannot_write(str(self._shown), error) from error
+            raise cannot_write(str(self._shown), error) from error
         self._stream = os.fdopen(descriptor, "wb")
         return self
 
@@ -90,11 +91,11 @@ class FileOutput:
         with contextlib.suppress(OSError):  # what could not be flushed is gone already
             self._stream.close()
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | memoryview) -> None:
         try:
             self._opened.write(chunk)
         except OSError as error:
-            raise _cannot_write(str(self._shown), error) from error
+            raise cannot_write(str(self._shown), error) from error
 
     def keep(self, *, complete: bool) -> str:
         """An incomplete archive does not take the place of an older file, which may be whole."""
@@ -106,7 +107,7 @@ class FileOutput:
             os.replace(self._part, self._file.with_name(self._file.name + suffix))
             _sync_folder(self._file.parent)
         except OSError as error:
-            raise _cannot_write(f"{self._shown}{suffix}", error) from error
+            raise cannot_write(f"{self._shown}{suffix}", error) from error
         return f"{self._shown}{suffix}"
 
     @property
@@ -141,7 +142,3 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def _cannot_write(place: str, error: OSError) -> OutputError:
-    return OutputError(f"cannot write {place}: {error.strerror or error}")

@@ -24,6 +24,7 @@ from mothership_backup.web.app import RUNNING, build_app
 
 log: Final = logging.getLogger("mothership_backup")
 
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 REMEDIES: Final = {
     errno.EADDRINUSE: "another program listens there; choose another port with --port",
     errno.EACCES: "no right to listen there; choose a port above 1023 with --port",
@@ -77,8 +78,8 @@ def _refuse_reachable(settings: Settings, addresses: list[str]) -> None:
 
 async def _serve(settings: Settings, engine: str) -> None:
     app = build_app(settings)
-    # aiohttp waits this long twice; the backups cut themselves before the first time is over.
-    timeout_seconds = settings.server.shutdown_grace_seconds
+    # aiohttp waits this long twice (0 is for ever); the backups cut themselves before the first time is over.
+    timeout_seconds = max(settings.server.shutdown_grace_seconds, 0.1)
     runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=timeout_seconds)
     stopped = asyncio.Event()
 
@@ -89,8 +90,9 @@ async def _serve(settings: Settings, engine: str) -> None:
         stopped.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+    for number in STOP_SIGNALS:
+        # Not add_signal_handler: the loop's end would bring the default back, and one more signal kill the process.
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
     try:
         await runner.setup()
         await _listen(runner, settings)
@@ -98,6 +100,8 @@ async def _serve(settings: Settings, engine: str) -> None:
         await stopped.wait()
     finally:
         await runner.cleanup()
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # it ends anyway, and with its own exit code
 
 
 async def _listen(runner: web.AppRunner, settings: Settings) -> None:
@@ -106,7 +110,7 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> None:
         await web.TCPSite(runner, server.host, server.port).start()
     except OSError as error:
         remedy = REMEDIES.get(error.errno or 0, error.strerror or str(error))
-        raise ConfigError(f"server.port: {server.port} on {server.host}: {remedy}") from error
+        raise ConfigError(f"cannot listen on {server.host}, port {server.port}: {remedy}") from error
 
 
 def _tell(runner: web.AppRunner, settings: Settings, engine: str) -> None:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Final
+
+from mothership_backup.errors import OutputError
+
+STANDARD_OUTPUT: Final = "standard output"
 
 
 def complain(message: str) -> None:
@@ -13,6 +18,22 @@ def complain(message: str) -> None:
 def say(line: str) -> None:
     """A line on stderr: stdout is for data."""
     print(printable(line), file=sys.stderr, flush=True)
+
+
+def show(text: str) -> None:
+    """Text on stdout, at once: a full disk is told here, not by a traceback at the interpreter's end."""
+    if sys.stdout is None:
+        raise OutputError(f"{STANDARD_OUTPUT} is closed")
+    encoding = sys.stdout.encoding  # a name may have characters that it lacks
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError as error:
+        raise cannot_write(STANDARD_OUTPUT, error) from error
+
+
+def cannot_write(place: str, error: OSError) -> OutputError:
+    """The one line for an output that takes no more."""
+    return OutputError(f"cannot write {place}: {error.strerror or error}")
 
 
 def printable(text: str) -> str:

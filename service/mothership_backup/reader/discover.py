@@ -19,6 +19,8 @@ SIDECARS: Final = ("-wal", "-shm", "-journal")
 _MAGIC: Final = b"SQLite format 3\x00"
 _WAL_VERSION: Final = 2  # byte 19 of the header (fileformat2.html, 1.3.3): the version needed to read
 _MAX_OPEN_FILES: Final = 256
+_MAX_LOOKS: Final = 3
+_NOT_ASKED_FOR: Final = ("not_selected", "not asked for")
 _VERSION_MAX_BYTES: Final = 4096
 _SHARED_FILE_SYSTEMS: Final = {"nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs"}
 
@@ -49,7 +51,7 @@ class Discovery:
         check_data_dir(data_dir)
         for pattern in databases:
             for path in sorted(self._expand(pattern)):
-                self._add(path)
+                self._add(path, is_named=True)
         for pattern in include:
             for path in sorted(self._expand(pattern)):
                 self._add_tree(path)
@@ -92,61 +94,78 @@ class Discovery:
 
     def _is_folder(self, path: str) -> bool:
         """A link to a folder is none, and is told: databases may lie behind it."""
-        full_path = os.path.join(self._root, path)
-        try:
-            mode = os.lstat(full_path).st_mode
-        except FileNotFoundError:
+        status = self._lstat(path)
+        if status is None:
             return False
-        if stat.S_ISLNK(mode) and os.path.isdir(full_path):
+        if stat.S_ISLNK(status.st_mode) and os.path.isdir(os.path.join(self._root, path)):
             self._add(path)
-        return stat.S_ISDIR(mode)
+        return stat.S_ISDIR(status.st_mode)
 
     def _add_tree(self, path: str) -> None:
-        full_path = os.path.join(self._root, path)
-        try:
-            is_folder = stat.S_ISDIR(os.lstat(full_path).st_mode)
-        except FileNotFoundError:
-            return  # it went while we looked
-        if not is_folder or self._is_excluded(path):
+        status = self._lstat(path)
+        if status is None:
+            return
+        if not stat.S_ISDIR(status.st_mode) or self._is_excluded(path):
             self._add(path)
             return
-        try:
-            names = sorted(os.listdir(full_path))
-        except OSError as error:
-            self._unreadable_folder(path, error)
-            return
-        for name in names:
-            self._add_tree(f"{path}/{name}")
+        for child in sorted(self._list(path)):
+            self._add_tree(child)
 
     def _unreadable_folder(self, path: str, error: OSError) -> None:
+        if not path:
+            raise DataDirError(
+                f"the data directory {self._root} cannot be read ({error.strerror});"
+                " give this user the right to list and search it",
+                code="data_dir_unreadable",
+            ) from error
         source = self._new(path)
         if source is not None:
-            source.fail(SourceError(f"the folder cannot be listed: {error.strerror}", code="not_readable"))
+            source.fail(SourceError(f"the folder cannot be read: {error.strerror}", code="not_readable"))
 
     def _new(self, path: str) -> Source | None:
         """A source for ``path`` unless it is known already, or gone."""
         if path in self._found:
             return None
-        full_path = os.path.join(self._root, path)
-        try:
-            status = os.lstat(full_path)
-        except FileNotFoundError:
+        status = self._lstat(path)
+        if status is None:
             return None
+        full_path = os.path.join(self._root, path)
         source = self._found[path] = Source(path, full_path, _kind(status.st_mode), status)
         return source
 
-    def _add(self, path: str) -> None:
-        source = self._new(path)
-        if source is None:
-            return
+    def _lstat(self, path: str) -> os.stat_result | None:
+        """None if it went while we looked, or if its folder cannot be searched, which is told."""
+        try:
+            return os.lstat(os.path.join(self._root, path))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._unreadable_folder(path.rpartition("/")[0], error)
+            return None
+
+    def _add(self, path: str, *, is_named: bool = False) -> None:
+        for _ in range(_MAX_LOOKS):
+            source = self._new(path)
+            if source is None:
+                return
+            source.is_named = is_named
+            self._look_at(source)
+            if source.error is None or source.error.code not in ("vanished", "replaced"):
+                return
+            del self._found[path]  # looked at in the middle of a change: as if it had come a moment later
+
+    def _look_at(self, source: Source) -> None:
+        path = source.path
         is_excluded = self._is_excluded(path)
-        if source.kind == LINK:
+        if source.kind == LINK and (is_excluded or self._is_asked_for(path) or not source.is_named):
             message = "a symbolic link is never followed: it may hide a live database; name its target, or exclude it"
             source.skip("symlink", message) if is_excluded else source.fail(
                 SourceError(message, code="symlink")
             )
         elif is_excluded:
             source.skip("excluded", "named by exclude")
+        elif source.is_named and not self._is_asked_for(path):
+            source.skip(*_NOT_ASKED_FOR)
         elif source.kind == FOLDER:
             source.skip("folder", "a folder, though its name matches a pattern for files")
         elif source.kind == OTHER:
@@ -168,21 +187,14 @@ class Discovery:
         else:
             self._identities.add(source.identity)
             self._sniff(source)
-        if (
-            source.status == "ok"
-            and source.kind == DATABASE
-            and self._only
-            and not self._is_asked_for(source.path)
-        ):
-            source.skip("not_selected", "not asked for")
+        if source.status != "skipped" and source.kind == DATABASE and not self._is_asked_for(source.path):
+            source.skip(*_NOT_ASKED_FOR)
 
     def _is_sidecar(self, source: Source) -> bool:
         for suffix in SIDECARS:
             if source.path.endswith(suffix):
-                try:
-                    return stat.S_ISREG(os.lstat(source.full_path.removesuffix(suffix)).st_mode)
-                except FileNotFoundError:
-                    return False
+                status = self._lstat(source.path.removesuffix(suffix))
+                return status is not None and stat.S_ISREG(status.st_mode)
         return False
 
     def _sniff(self, source: Source) -> None:
@@ -227,12 +239,15 @@ class Discovery:
         return any(pattern.fullmatch(path) for pattern in self._exclude)
 
     def _is_asked_for(self, path: str) -> bool:
-        return any(pattern.fullmatch(path) for pattern in self._only)
+        return not self._only or any(pattern.fullmatch(path) for pattern in self._only)
 
     @property
     def databases_asked_for(self) -> bool:
         """False if nothing that ``only`` names is there."""
-        return not self._only or any(self._is_asked_for(path) for path in self._found)
+        return not self._only or any(
+            self._is_asked_for(source.path) and (source.is_named or source.kind == DATABASE)
+            for source in self._found.values()
+        )
 
 
 def check_data_dir(data_dir: str) -> None:

@@ -36,12 +36,14 @@ class FrameWriter:
         self._fd = fd
         self._lock = threading.Lock()
         self._last_sent = time.monotonic()
-        self._closed = threading.Event()
+        self._closed = threading.Event()  # with the last frame: what other threads still say is dropped
         threading.Thread(target=self._keep_alive, name="alive", daemon=True).start()
 
     def send(self, frame_type: int, document: dict[str, Any]) -> None:
-        """A frame around a JSON object."""
-        self._write([frames.encode_document(frame_type, document)])
+        """A frame around a JSON object. After END or ERROR nothing goes out any more."""
+        self._write(
+            [frames.encode_document(frame_type, document)], is_last=frame_type in (frames.END, frames.ERROR)
+        )
 
     def send_data(self, packed: bytes, size_bytes: int, crc: int) -> None:
         """A piece of the entry in turn: ``size_bytes`` before packing, ``crc`` of the entry so far."""
@@ -53,8 +55,12 @@ class FrameWriter:
         with self._lock:
             os.close(self._fd)
 
-    def _write(self, parts: list[bytes]) -> None:
+    def _write(self, parts: list[bytes], *, is_last: bool = False) -> None:
         with self._lock:
+            if self._closed.is_set():
+                return
+            if is_last:
+                self._closed.set()
             written = os.writev(self._fd, parts)
             if written < sum(map(len, parts)):
                 rest = memoryview(b"".join(parts))[written:]

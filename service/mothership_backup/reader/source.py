@@ -27,7 +27,7 @@ class Source:
     """
 
     __slots__ = (
-        "application_id", "engine", "error", "fd", "full_path", "is_packed", "is_wal", "kind", "mtime_ns",
+        "application_id", "engine", "error", "fd", "full_path", "is_named", "is_packed", "is_wal", "kind", "mtime_ns",
         "page_count", "page_size", "path", "size_bytes", "stat", "status", "taken_at", "user_version", "wave",
     )  # fmt: skip
 
@@ -40,6 +40,7 @@ class Source:
         self.size_bytes = stat.st_size
         self.mtime_ns = stat.st_mtime_ns
         self.engine = PLAIN
+        self.is_named = False  # by a pattern for databases, not as part of an included folder
         self.is_wal = False
         self.is_packed = True  # deflated in a deflate archive; False: stored there too
         self.wave = 1
@@ -77,6 +78,7 @@ class Source:
             "size_bytes": self.size_bytes,
             "mtime_ns": self.mtime_ns,
             "mode": self.stat.st_mode & 0o7777,
+            "is_named": self.is_named,
         }
         if self.error is not None:
             document["error"] = {"code": self.error.code, "message": self.error.message}

@@ -8,6 +8,7 @@ and unlinked before its first byte, so that nothing of it stays behind, whatever
 from __future__ import annotations
 
 import errno
+import math
 import os
 import queue
 import sqlite3
@@ -129,7 +130,7 @@ class Stager:
         """
         try:
             if pin is not None:
-                copy = self._copy(source, pin.connection, time.monotonic() + self._request.max_hold_seconds)
+                copy = self._copy(source, pin.connection, math.inf)  # the watch bounds how long a pin is held
                 return self._unchanged(copy, pin)
             connection = self._open(source)
             try:

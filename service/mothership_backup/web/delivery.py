@@ -13,9 +13,10 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from mothership_backup.backup import Backup, Outcome, Plan
+from mothership_backup.backup import Backup, Outcome
 from mothership_backup.config import Settings
 from mothership_backup.errors import BackupError, ClientLeftError, CutError
+from mothership_backup.manifest import Plan
 from mothership_backup.stream import ThreadStream
 from mothership_backup.web import problems
 from mothership_backup.web.transport import Connection
@@ -30,7 +31,7 @@ class Delivery:
 
     def __init__(self, request: web.Request, backup: Backup, settings: Settings, executor: Executor) -> None:
         self._request = request
-        self._backup = backup
+        self.backup = backup
         self._settings = settings
         self._connection = Connection(request)
         self._stream = ThreadStream(
@@ -47,22 +48,14 @@ class Delivery:
 
     @property
     def thread(self) -> asyncio.Future[None]:
-        """Done when nothing of it runs any more."""
+        """Done when its thread has ended."""
         return self._stream.thread
-
-    @property
-    def backup_id(self) -> str:
-        return self._backup.id
-
-    @property
-    def plan(self) -> Plan | None:
-        return self._backup.plan
 
     def cut(self, reason: BackupError) -> None:
         """End it now, wherever it is; the first reason counts."""
         if self._reason is None:
             self._reason = reason
-        self._backup.cancel(self._reason)
+        self.backup.cancel(self._reason)
         if self._response is not None and not self._delivered:
             self._connection.reset()
 
@@ -83,19 +76,20 @@ class Delivery:
                 self._connection.reset()
             await self._stream.aclose()
         if self._response is None:
-            return problems.respond(self._request, self._backup.id, self._reason or BackupError("cut"))
+            return problems.respond(self._request, self.backup.id, self._reason or BackupError("cut"))
         return self._response
 
     def outcome(self) -> Outcome:
         """What became of it, as far as the client goes; after ``answer()``."""
-        outcome = self._backup.outcome
-        if outcome is None:  # it was ended before it began
-            outcome = Outcome("cancelled", "", {}, 0, time.monotonic() - self._began)
-        outcome = replace(outcome, sent_bytes=self._sent_bytes)
-        if self._delivered or self._reason is None or outcome.word in ("client_left", "cut", "failed", "refused"):
+        duration_seconds = time.monotonic() - self._began
+        judged = self.backup.outcome or Outcome("cancelled", "", {}, 0, 0)  # ended before it began
+        outcome = replace(judged, sent_bytes=self._sent_bytes, duration_seconds=duration_seconds)
+        if self._delivered or self._reason is None:
             return outcome
-        # The archive was whole, but its last bytes did not get through.
-        return replace(outcome, word=_word(self._reason), reason=_reason(self._reason))
+        if outcome.word not in ("complete", "incomplete", "cancelled") and self._reason.code != "cancelled":
+            return outcome
+        # The archive may have been whole, but its last bytes did not get through.
+        return replace(outcome, word=_word(self._reason), reason=_why(self._reason))
 
     # Before the first byte.
 
@@ -109,13 +103,13 @@ class Delivery:
                     raise ClientLeftError("the client left before the first byte") from None
 
     def _begin(self) -> web.StreamResponse:
-        plan = self._backup.plan
+        plan = self.backup.plan
         if plan is None:
             raise RuntimeError("a backup began without a plan")
-        length = self._backup.content_length
+        length = self.backup.content_length
         if length is None and self._request.version < (1, 1):
             raise RuntimeError("an HTTP/1.0 client needs the length, and there is none")
-        return new_response(self._settings, self._backup.id, plan, length)
+        return new_response(self._settings, self.backup.id, plan, length)
 
     # From the first byte on.
 
@@ -134,7 +128,7 @@ class Delivery:
             await self._connection.finish()
 
     async def _send_body(self, response: web.StreamResponse) -> None:
-        length = self._backup.content_length
+        length = self.backup.content_length
         last: memoryview | bytes | None = None
         async for piece in self._stream:
             self._sent_bytes += len(piece)
@@ -162,7 +156,7 @@ class Delivery:
             return error
         if isinstance(error, ConnectionError):
             return ClientLeftError("the client left")
-        log.error("backup %s: a defect: %s", self._backup.id, error, exc_info=error)
+        log.error("backup %s: a defect: %s", self.backup.id, error, exc_info=error)
         return BackupError("something unexpected happened; the service's log has more", code="internal")
 
 
@@ -188,6 +182,10 @@ def _headers(name_prefix: str, backup_id: str, plan: Plan) -> Mapping[str, str]:
         "X-Backup-Databases": str(plan.databases),
         "X-Backup-Failed": str(plan.failed),
     }
+
+
+def _why(reason: BackupError) -> str:
+    return reason.code if isinstance(reason, CutError) else reason.message
 
 
 def _word(reason: BackupError) -> str:

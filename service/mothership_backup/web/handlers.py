@@ -42,7 +42,7 @@ class Handlers:
         finally:
             self._running.end(delivery)
             slow_backup_seconds = self._settings.log.slow_backup_seconds
-            report(delivery.backup_id, delivery.plan, delivery.outcome(), slow_backup_seconds)
+            report(delivery.backup, delivery.outcome(), slow_backup_seconds)
 
     async def head_backup(self, request: web.Request) -> web.StreamResponse:
         """The headers that GET would have now: a plan, nothing copied, no slot taken."""

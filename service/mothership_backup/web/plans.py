@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Executor
-from typing import Final
+from typing import Final, NamedTuple
 
-from mothership_backup.backup import Options, Preview, preview
+from mothership_backup.backup import Backup, Options, make_plan
 from mothership_backup.config import Settings
+from mothership_backup.manifest import Plan
 
 SHARED_SECONDS: Final = 5
+
+
+class Preview(NamedTuple):
+    """What the headers of a backup say."""
+
+    backup_id: str
+    plan: Plan
+    content_length: int | None
+
+
+def preview(settings: Settings, options: Options) -> Preview:
+    """Blocks; raises what a backup would before its first byte."""
+    backup = Backup(settings, options)
+    plan = make_plan(settings, options)
+    backup._decide(plan)
+    return Preview(backup.id, plan, backup._make_archive(plan).content_length)
 
 
 class Plans:

@@ -68,7 +68,7 @@ def respond_http(request: web.BaseRequest, request_id: str, error: web.HTTPExcep
     """What aiohttp raises itself (no such path, a wrong method), in our words."""
     status = HTTPStatus(error.status)
     message = f"{request.method} {request.path}: {status.phrase}"
-    allow = {hdrs.ALLOW: error.headers[hdrs.ALLOW]} if hdrs.ALLOW in error.headers else {}
+    allow = {str(hdrs.ALLOW): error.headers[hdrs.ALLOW]} if hdrs.ALLOW in error.headers else {}
     return _respond(request, request_id, status.name.lower(), status, message, allow)
 
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from mothership_backup.backup import Outcome, Plan, Source
+from mothership_backup.backup import Backup, Outcome
+from mothership_backup.manifest import Source
 
 log: Final = logging.getLogger("mothership_backup")
 
+WHOLE: Final = ("complete", "incomplete")
 LEVELS: Final = {"complete": logging.INFO, "failed": logging.ERROR}
 
 
-def report(backup_id: str, plan: Plan | None, outcome: Outcome, slow_backup_seconds: float) -> None:
-    """One line for each database, one for each other source that failed, and one for the backup."""
+def report(backup: Backup, outcome: Outcome, slow_backup_seconds: float) -> None:
+    """One line for each database in the archive, one for each source that failed, and one for the backup."""
+    backup_id, plan = backup.id, backup.plan
     for source in plan.sources if plan is not None else ():
-        _report_source(backup_id, source, outcome.failures.get(source.name))
+        if failure := _failure(source, outcome):
+            _report_failure(backup_id, source, failure)
+        elif source.kind == "database" and source.status == "ok" and outcome.word in WHOLE:
+            _report_database(backup_id, source)
     level = LEVELS.get(outcome.word, logging.WARNING)
     text = f"backup {backup_id}: {outcome.word}"
     if outcome.reason:
@@ -35,23 +41,27 @@ def report(backup_id: str, plan: Plan | None, outcome: Outcome, slow_backup_seco
         "duration_seconds": round(outcome.duration_seconds, 3),
     }
     log.log(level, "%s", one_line(text), extra=fields)
+    if backup.reader_stderr and outcome.word == "failed":
+        log.error("backup %s: its reader wrote: %s", backup_id, one_line(backup.reader_stderr.strip()))
 
 
-def _report_source(backup_id: str, source: Source, failure: str | None) -> None:
-    if failure is None and source.status == "failed":  # of a backup that was refused, or did not get that far
-        failure = source.error_message or source.error_code or "failed"
-    fields = {
-        "backup_id": backup_id,
-        "source": source.name,
-        "size_bytes": source.size_bytes,
-        "engine": source.engine,
-    }
-    start = f"backup {backup_id}: {source.name}"
-    if failure is not None:
-        log.warning("%s", one_line(f"{start}: failed: {failure}"), extra={**fields, "status": "failed"})
-    elif source.kind == "database" and source.status == "ok":
-        text = f"{start}: {source.size_bytes} bytes, {source.engine}"
-        log.info("%s", one_line(text), extra={**fields, "status": "ok"})
+def _failure(source: Source, outcome: Outcome) -> str:
+    if source.name in outcome.failures:
+        return outcome.failures[source.name]
+    if source.status == "failed":  # of a backup that was refused because of it
+        return source.error_message or source.error_code or "failed"
+    return ""
+
+
+def _report_failure(backup_id: str, source: Source, failure: str) -> None:
+    fields = {"backup_id": backup_id, "source": source.name, "status": "failed"}
+    log.warning("%s", one_line(f"backup {backup_id}: {source.name}: failed: {failure}"), extra=fields)
+
+
+def _report_database(backup_id: str, source: Source) -> None:
+    fields = {"backup_id": backup_id, "source": source.name, "status": "ok", "size_bytes": source.size_bytes}
+    text = f"backup {backup_id}: {source.name}: {source.size_bytes} bytes, {source.engine}"
+    log.info("%s", one_line(text), extra={**fields, "engine": source.engine})
 
 
 def one_line(text: str) -> str:

@@ -20,12 +20,13 @@ from mothership_backup.web.plans import Plans
 log: Final = logging.getLogger("mothership_backup")
 
 PLAN_THREADS: Final = 2
+LOOK_SECONDS: Final = 1  # a killed process that lives on has no event for its end
 # The cut, the readers' ends and the clean-up have to fit into the time that the process was given.
 GRACE_SHARE: Final = 0.9
 
 
 class Running:
-    """Admission, deadline, threads. A slot is free when its thread has ended, not when its handler has."""
+    """Admission, deadline, threads. A slot is free when thread and reader have ended, not when the handler has."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -36,6 +37,7 @@ class Running:
         self.plans = Plans(settings, self._plan_threads)
         self._deliveries: set[Delivery] = set()
         self._threads: set[asyncio.Future[None]] = set()
+        self._slots: set[Backup] = set()
         self._closing = False
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -47,17 +49,34 @@ class Running:
     def start(self, request: web.Request, options: Options) -> Delivery:
         """Admit one and start it; ``end()`` is to follow. Raises ClosingError, BusyError."""
         self.refuse_when_closing()
-        if len(self._threads) >= self._limit:
+        if len(self._slots) >= self._limit:
             raise BusyError(f"{self._limit} backups run already (limits.concurrent_backups); try again later")
         backup = Backup(self._settings, options)
         delivery = Delivery(request, backup, self._settings, self._backup_threads)
-        self._threads.add(delivery.thread)
-        delivery.thread.add_done_callback(self._threads.discard)
         self._deliveries.add(delivery)
+        self._threads.add(delivery.thread)
+        self._slots.add(backup)
+        delivery.thread.add_done_callback(lambda thread: self._free(thread, backup))
         return delivery
 
     def end(self, delivery: Delivery) -> None:
         self._deliveries.discard(delivery)
+
+    def _free(self, thread: asyncio.Future[None], backup: Backup) -> None:
+        self._threads.discard(thread)
+        if backup.is_reader_gone():
+            self._slots.discard(backup)
+            return
+        log.error(
+            "backup %s: its reader was killed and lives on, as one does that waits for a disk", backup.id
+        )
+        self._free_later(backup)
+
+    def _free_later(self, backup: Backup) -> None:
+        if backup.is_reader_gone():
+            self._slots.discard(backup)
+        elif not self._closing:
+            asyncio.get_running_loop().call_later(LOOK_SECONDS, self._free_later, backup)
 
     def begin_shutdown(self) -> None:
         """No new backups; the running ones have until the deadline. Returns at once."""

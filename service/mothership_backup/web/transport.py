@@ -84,6 +84,7 @@ class Connection:
         loop = asyncio.get_running_loop()
         progress = self._progress()
         since = loop.time()
+        handle: asyncio.TimerHandle
 
         def sample() -> None:
             nonlocal handle, progress, since

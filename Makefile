@@ -1,0 +1,79 @@
+# make run                       the demo, a small application with the backup mounted, on loopback
+# make run DATA=/path PORT=9000  a directory of yours instead
+# make test                      lint, types, tests
+# make test-all                  the same, the cases that take minutes, and the tests without the extra `fast`
+# Another interpreter: make PYTHON=python3.12 run
+
+PYTHON ?= python3
+PORT ?= 8080
+DATA ?=
+
+# Errors only: warnings may name the package index.
+PIP := -m pip --disable-pip-version-check --no-input -qq
+SQLEAN := sqlean.py>=3.50.4; python_version < "3.15"
+ISAL := isal>=1.7
+
+.PHONY: run test test-all clean
+.DELETE_ON_ERROR:
+
+run: .venv/.ready
+ifeq ($(DATA),)
+	@exec .venv/bin/mothership-backup demo --port '$(PORT)'
+else
+	@exec .venv/bin/mothership-backup serve --data-dir '$(DATA)' --port '$(PORT)'
+endif
+
+test: .venv/.ready-test
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/python -m pytest -m 'not long'
+
+# A suite without long cases is none: pytest says so with 5.
+test-all: test .venv-plain/.ready
+	.venv/bin/python -m pytest -m long || test $$? -eq 5
+	@echo 'Once more, without sqlean and isal:'
+	.venv-plain/bin/python -m pytest -m 'not long and not live_engine'
+
+clean:
+	rm -rf .venv .venv-plain .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# The stamp comes last. Whatever stands here without it was left half-made, and goes first.
+.venv/.ready: pyproject.toml
+	@$(call new-venv,.venv,-e .)
+	@$(call try-wheel,sqlean,$(SQLEAN),databases in WAL mode may be read more slowly)
+	@$(call try-wheel,isal,$(ISAL),archives are packed more slowly)
+	@touch $@
+
+.venv/.ready-test: .venv/.ready
+	@echo 'Installing what the tests need ...'
+	@.venv/bin/python $(PIP) install -e '.[test]'
+	@touch $@
+
+.venv-plain/.ready: pyproject.toml
+	@$(call new-venv,.venv-plain,-e '.[test]')
+	@touch $@
+
+# $(call new-venv,FOLDER,WHAT TO INSTALL)
+define new-venv
+rm -rf $(1); \
+$(check-python); \
+echo 'Making $(1) ...'; \
+$(PYTHON) -m venv $(1) && $(1)/bin/python $(PIP) install $(2) || { rm -rf $(1); exit 1; }
+endef
+
+# $(call try-wheel,MODULE,REQUIREMENT,WITHOUT IT): never built from source, which would compile SQLite.
+define try-wheel
+.venv/bin/python $(PIP) install --only-binary :all: '$(2)' 2>/dev/null; \
+.venv/bin/python -c 'import $(1)' 2>/dev/null || echo 'No wheel of $(1) here: $(3).'
+endef
+
+# Runs on any Python, down to 2.7.
+define check-python
+command -v '$(PYTHON)' >/dev/null || \
+	{ echo 'There is no $(PYTHON): install Python 3.11 or newer (Debian, Ubuntu: python3 and python3-venv).' >&2; exit 1; }; \
+'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "Python 3.11 or newer is needed, $(PYTHON) is $$('$(PYTHON)' -c 'import platform; print(platform.python_version())'): install python3.11 and python3.11-venv, then: make PYTHON=python3.11" >&2; exit 1; }; \
+'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || \
+	{ echo "$(PYTHON) has no ensurepip: install python3-venv (Debian, Ubuntu: apt-get install $$('$(PYTHON)' -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'))" >&2; exit 1; }
+endef
