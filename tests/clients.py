@@ -11,7 +11,7 @@ from pathlib import Path
 from harness import Archive, Config, Service, run, tool
 from processes import wait_until
 
-SLOW: Config = {"limits": {"read_bytes_per_second": 6_000_000}}  # `big_dir` takes about 4 s
+SLOW: Config = {"limits": {"read_bytes_per_second": 12_000_000}}  # `big_dir` takes about 2 s
 
 
 def fetch_and(strike: Callable[[], None], command: list[str], target: Path) -> int:

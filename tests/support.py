@@ -30,10 +30,25 @@ from mothership_backup.child import ReaderProcess
 from mothership_backup.config import Settings
 from mothership_backup.errors import BackupError
 from mothership_backup.frames import Frame
+from mothership_backup.manifest import Engine, Manifest, Plan, read_sources
 from mothership_backup.reader.request import Request
 
 NOBODY = 65534
 EXTRA = ("sqlean", "isal")
+ENGINE = Engine("3.50.4", "sqlean", True, "isal")
+INSTANT = {
+    "exact": True,
+    "first_pinned_at": "2026-11-23T02:00:00.123Z",
+    "last_pinned_at": "2026-11-23T02:00:00.124Z",
+}
+PAGES = {
+    "journal_mode": "wal",
+    "page_size": 4096,
+    "page_count": 244_508,
+    "user_version": -(2**31),
+    "application_id": 2**31 - 1,
+    "taken_at": "2026-11-23T02:00:00.123Z",
+}
 
 
 def settings_for(data_dir: Path, config: Config | None = None) -> Settings:
@@ -81,6 +96,31 @@ def codes(archive: Archive) -> dict[str, str]:
         for source in archive.manifest["sources"]
         if source["status"] != "ok"
     }
+
+
+def described(path: str, **fields: Any) -> dict[str, Any]:
+    """As the reader tells a database of its plan."""
+    document = {
+        "path": path,
+        "kind": "database",
+        "status": "ok",
+        "size_bytes": 1_001_504_768,
+        "mtime_ns": 1,
+        "mode": 420,
+    }
+    document |= {"is_named": True, "engine": "live", "is_packed": True, "wave": 1}
+    return document | PAGES | fields
+
+
+def planned(documents: list[dict[str, Any]]) -> Plan:
+    return Plan(tuple(read_sources(documents)), ENGINE, "1.2", 1, INSTANT)
+
+
+def manifest_of(plan: Plan, check: str = "quick", app_version: str = "1.2") -> Manifest:
+    created_at = "2026-11-23T02:00:00.123Z"
+    return Manifest(
+        plan, backup_id="a" * 32, created_at=created_at, check=check, version="0.1.0", app_version=app_version
+    )
 
 
 @contextmanager

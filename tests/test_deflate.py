@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import run, tool
@@ -53,6 +53,7 @@ def test_blocks_joined_are_one_stream(level: int, compressor: str) -> None:
     assert inflate(packed) == b"".join(blocks)
 
 
+@settings(deadline=None)  # the machine is shared
 @given(
     blocks=st.lists(st.binary(min_size=1, max_size=3000), max_size=6),
     pulses=st.lists(st.integers(0, 3), min_size=7, max_size=7),
@@ -105,6 +106,7 @@ def test_a_packed_block_fits_into_a_frame(compressor: str) -> None:
     assert max(len(pack(block, level)) for level in LEVELS) < BLOCK_BYTES * 1.01
 
 
+@settings(deadline=None)  # the machine is shared
 @given(st.lists(st.binary(max_size=2000), max_size=5))
 def test_the_crc_goes_on_from_block_to_block(blocks: list[bytes]) -> None:
     """The same number as zlib's over all of it."""

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mothership_backup import frames
@@ -50,6 +50,7 @@ def decode(data: bytes, cuts: list[int]) -> list[Frame]:
     return found
 
 
+@settings(deadline=None)  # the machine is shared
 @given(st.lists(documents | pieces, max_size=6), st.lists(st.integers(0, 10**6), max_size=12))
 def test_any_split_of_the_bytes_gives_the_frames_that_were_sent(
     sent: list[tuple[Any, ...]], cuts: list[int]

@@ -197,7 +197,7 @@ class Manifest:
         head = {**self._head, "complete": is_complete, "instant": self._instant}
         lines = (_dump(describe(index)) for index in range(len(self._plan.sources)))
         text = _dump(head)[:-1] + ', "sources": [\n' + ",\n".join(lines) + "]}\n"
-        return text.encode()
+        return _as_bytes(text)
 
     def _status(self, index: int) -> str:
         if index in self._left_out or self.verdict(index) == "damaged":
@@ -255,8 +255,13 @@ def _dump(document: Mapping[str, Any]) -> str:
     return json.dumps(document, ensure_ascii=False)
 
 
+def _as_bytes(text: str) -> bytes:
+    """A message may name a path that is no UTF-8; the escape of a lone surrogate is JSON too."""
+    return text.encode("utf-8", "backslashreplace")
+
+
 def _shorten(text: str) -> str:
     """To what `VERDICT_RESERVE_BYTES` has room for, counted as JSON."""
-    while len(_dump({"": text}).encode()) > _MAX_TEXT_BYTES:
+    while len(_as_bytes(_dump({"": text}))) > _MAX_TEXT_BYTES:
         text = text[:-1]
     return text

@@ -297,6 +297,7 @@ def read_properties(connection: sqlite3.Connection, source: Source) -> None:
     source.user_version = value("user_version")
     source.application_id = value("application_id")
     source.size_bytes = source.page_size * source.page_count
+    source.file_bytes = _size(source.full_path)
     source.mtime_ns = max(source.stat.st_mtime_ns, _mtime_ns(source.full_path + "-wal"))
 
 

@@ -6,6 +6,7 @@ as zeros. No copy is made, and `interrupt()` is obeyed.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ class Verdict(NamedTuple):
 def blocks(connection: sqlite3.Connection, source: Source) -> Iterator[bytes]:
     """The pages of the snapshot that ``connection`` sees.
 
-    Raises SQLite's errors, and ReaderError if the pages are not as many as the plan said.
+    Raises SQLite's errors, and ReaderError if the pages are not as many as the plan said, or the file was cut.
     """
     expected = source.page_count * source.page_size
     cursor = connection.execute("SELECT data FROM sqlite_dbpage('main')")
@@ -49,6 +50,27 @@ def blocks(connection: sqlite3.Connection, source: Source) -> Iterator[bytes]:
     if sent != expected:
         raise ReaderError(
             f"{source.path}: {sent} bytes of pages where the snapshot has {expected}",
+            code="source_failed",
+            source=source.path,
+        )
+    look_for_truncation(source)
+
+
+def look_for_truncation(source: Source) -> None:
+    """Raises ReaderError if somebody cut the file while its snapshot was read: SQLite reads what is gone as zeros.
+
+    SQLite itself never cuts it below the size of a snapshot that is pinned; a checkpoint after a VACUUM cuts it to
+    just that. Of a file that another took the place of, the old one is still read, and nobody can cut that by name.
+    """
+    try:
+        now = os.stat(source.full_path)
+    except FileNotFoundError:
+        return
+    if (now.st_dev, now.st_ino) == source.identity and now.st_size < min(
+        source.file_bytes, source.size_bytes
+    ):
+        raise ReaderError(
+            f"{source.path}: somebody cut it to {now.st_size} bytes while it was read",
             code="source_failed",
             source=source.path,
         )

@@ -27,7 +27,7 @@ class Source:
     """
 
     __slots__ = (
-        "application_id", "engine", "error", "fd", "full_path", "is_named", "is_packed", "is_wal", "kind", "mtime_ns",
+        "application_id", "engine", "error", "fd", "file_bytes", "full_path", "is_named", "is_packed", "is_wal", "kind", "mtime_ns",
         "page_count", "page_size", "path", "size_bytes", "stat", "status", "taken_at", "user_version", "wave",
     )  # fmt: skip
 
@@ -38,6 +38,9 @@ class Source:
         self.stat = stat
         self.status = "ok"
         self.size_bytes = stat.st_size
+        self.file_bytes = (
+            stat.st_size
+        )  # of the database file when its snapshot was taken; more may be in its WAL
         self.mtime_ns = stat.st_mtime_ns
         self.engine = PLAIN
         self.is_named = False  # by a pattern for databases, not as part of an included folder

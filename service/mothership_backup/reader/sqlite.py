@@ -14,9 +14,9 @@ from mothership_backup.errors import SourceError
 
 BUSY: Final = (5, 6)  # SQLITE_BUSY, SQLITE_LOCKED, without their extensions
 DAMAGED: Final = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB
+_READONLY: Final = 8
 _CANNOT_OPEN: Final = (8, 14)  # SQLITE_READONLY, SQLITE_CANTOPEN: a WAL database without its sidecars
 _INTERRUPTED: Final = 9
-_HOT_JOURNAL: Final = 776  # SQLITE_READONLY_ROLLBACK
 
 _SAFE_BYTES: Final = frozenset(b"/-._~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
@@ -94,7 +94,7 @@ def is_busy(error: Exception) -> bool:
 
 def needs_sidecars(error: Exception) -> bool:
     """A WAL database that this process may not make sidecars for: it is idle, crashed, or in a read-only folder."""
-    return primary_code(error) in _CANNOT_OPEN and getattr(error, "sqlite_errorcode", 0) != _HOT_JOURNAL
+    return primary_code(error) in _CANNOT_OPEN
 
 
 def describe(error: Exception, path: str) -> SourceError:
@@ -106,7 +106,8 @@ def describe(error: Exception, path: str) -> SourceError:
             " raise busy_timeout_seconds, or end that transaction",
             code="busy",
         )
-    if getattr(error, "sqlite_errorcode", 0) == _HOT_JOURNAL:
+    # SQLITE_READONLY_ROLLBACK, but sqlean.py tells no extended codes. To read writes nothing but a rollback.
+    if code == _READONLY and os.path.lexists(path + "-journal"):
         return SourceError(
             "a transaction was interrupted and left a hot journal; its application must open it once to roll it back",
             code="hot_journal",

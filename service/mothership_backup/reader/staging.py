@@ -235,6 +235,7 @@ class Stager:
     ) -> None:
         """Under the transaction that ``connection`` holds: unpinned steps would start again at every commit."""
         connection.backup(filler, pages=_PAGES_PER_STEP, progress=lambda *_: self._look_at(deadline, source))
+        snapshot.look_for_truncation(source)
 
     def _look_at(self, deadline: float, source: Source) -> None:
         if time.monotonic() > deadline:

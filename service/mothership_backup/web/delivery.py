@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,7 +15,6 @@ from aiohttp import hdrs, web
 from mothership_backup.backup import Backup, Outcome
 from mothership_backup.config import Settings
 from mothership_backup.errors import BackupError, ClientLeftError, CutError
-from mothership_backup.manifest import Plan
 from mothership_backup.stream import ThreadStream
 from mothership_backup.web import problems
 from mothership_backup.web.transport import Connection
@@ -63,7 +61,7 @@ class Delivery:
         """The response, sent or cut or an error's. Raises CancelledError only, and after the cut."""
         try:
             await self._wait_for_decision()
-            self._response = self._begin()
+            self._response = new_response(self._settings, self.backup)
             await self._send(self._response)
             self._delivered = True
         except asyncio.CancelledError:
@@ -101,15 +99,6 @@ class Delivery:
             except TimeoutError:
                 if self._connection.is_lost:
                     raise ClientLeftError("the client left before the first byte") from None
-
-    def _begin(self) -> web.StreamResponse:
-        plan = self.backup.plan
-        if plan is None:
-            raise RuntimeError("a backup began without a plan")
-        length = self.backup.content_length
-        if length is None and self._request.version < (1, 1):
-            raise RuntimeError("an HTTP/1.0 client needs the length, and there is none")
-        return new_response(self._settings, self.backup.id, plan, length)
 
     # From the first byte on.
 
@@ -160,28 +149,26 @@ class Delivery:
         return BackupError("something unexpected happened; the service's log has more", code="internal")
 
 
-def new_response(settings: Settings, backup_id: str, plan: Plan, length: int | None) -> web.StreamResponse:
-    """The headers of a backup, not sent yet; for HEAD they are all there is."""
-    response = web.StreamResponse(headers=_headers(settings.archive.name_prefix, backup_id, plan))
-    if length is not None:
-        response.content_length = length
-    return response
-
-
-def _headers(name_prefix: str, backup_id: str, plan: Plan) -> Mapping[str, str]:
+def new_response(settings: Settings, backup: Backup) -> web.StreamResponse:
+    """The headers of a backup that has its plan, not sent yet; for HEAD they are all there is."""
+    if backup.plan is None:
+        raise RuntimeError("a backup began without a plan")
     # No filename*=, no spaces: Home Assistant's downloader mangles anything beyond the plain form.
-    file_name = f"{name_prefix}-backup-{datetime.now(UTC):%Y-%m-%d}.zip"
-    return {
+    file_name = f"{settings.archive.name_prefix}-backup-{datetime.now(UTC):%Y-%m-%d}.zip"
+    headers: dict[str, str] = {
         hdrs.CONTENT_TYPE: "application/zip",
         hdrs.CONTENT_DISPOSITION: f'attachment; filename="{file_name}"',
         hdrs.CACHE_CONTROL: "no-store, no-transform",
         "X-Accel-Buffering": "no",
         "X-Content-Type-Options": "nosniff",
-        "X-Backup-Id": backup_id,
-        "X-Backup-Size": str(plan.total_bytes),
-        "X-Backup-Databases": str(plan.databases),
-        "X-Backup-Failed": str(plan.failed),
+        "X-Backup-Id": backup.id,
+        "X-Backup-Size": str(backup.plan.total_bytes),
+        "X-Backup-Databases": str(backup.plan.databases),
+        "X-Backup-Failed": str(backup.plan.failed),
     }
+    if backup.content_length is not None:
+        headers[hdrs.CONTENT_LENGTH] = str(backup.content_length)
+    return web.StreamResponse(headers=headers)
 
 
 def _why(reason: BackupError) -> str:

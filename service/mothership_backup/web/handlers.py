@@ -50,10 +50,10 @@ class Handlers:
             anonymous.check(request, self._settings)
             options = self._options(request)
             self._running.refuse_when_closing()
-            found = await self._running.plans.get(options)
+            backup = await self._running.plans.get(options)
         except BackupError as error:
             return _refused(request, error)
-        return new_response(self._settings, found.backup_id, found.plan, found.content_length)
+        return new_response(self._settings, backup)
 
     async def refuse_method(self, request: web.Request) -> web.StreamResponse:
         """405, to those who would get a backup."""

@@ -6,27 +6,18 @@ import asyncio
 from concurrent.futures import Executor
 from typing import Final, NamedTuple
 
-from mothership_backup.backup import Backup, Options, make_plan
+from mothership_backup.backup import Backup, Options
 from mothership_backup.config import Settings
-from mothership_backup.manifest import Plan
+from mothership_backup.errors import BackupError
 
 SHARED_SECONDS: Final = 5
 
 
-class Preview(NamedTuple):
-    """What the headers of a backup say."""
+class Shared(NamedTuple):
+    """A backup that gets no further than its plan."""
 
-    backup_id: str
-    plan: Plan
-    content_length: int | None
-
-
-def preview(settings: Settings, options: Options) -> Preview:
-    """Blocks; raises what a backup would before its first byte."""
-    backup = Backup(settings, options)
-    plan = make_plan(settings, options)
-    backup._decide(plan)
-    return Preview(backup.id, plan, backup._make_archive(plan).content_length)
+    backup: Backup
+    made: asyncio.Future[None]
 
 
 class Plans:
@@ -35,23 +26,40 @@ class Plans:
     def __init__(self, settings: Settings, executor: Executor) -> None:
         self._settings = settings
         self._executor = executor
-        self._shared: dict[Options, asyncio.Future[Preview]] = {}
+        self._shared: dict[Options, Shared] = {}
+        self._cancelled: BackupError | None = None
 
-    async def get(self, options: Options) -> Preview:
-        """Raises what ``preview`` raises."""
-        shared = self._shared.get(options)
-        if shared is None:
-            loop = asyncio.get_running_loop()
-            shared = loop.run_in_executor(self._executor, preview, self._settings, options)
-            self._shared[options] = shared
-            shared.add_done_callback(lambda made: self._keep(options, made))
-        return await asyncio.shield(shared)  # one who leaves does not take it from the others
+    async def get(self, options: Options) -> Backup:
+        """A backup with its plan and its length. Raises what the backup would raise before its first byte."""
+        shared = self._shared.get(options) or self._make(options)
+        try:
+            await asyncio.shield(shared.made)  # one who leaves does not take it from the others
+        except BackupError as error:
+            if self._cancelled is None:
+                raise
+            raise self._cancelled from error
+        return shared.backup
+
+    def cancel(self, reason: BackupError) -> None:
+        """End those that are being made; who waits for them gets the reason."""
+        self._cancelled = reason
+        for shared in self._shared.values():
+            if not shared.made.done():
+                shared.backup.cancel(reason)
 
     async def join(self) -> None:
-        """Wait for the plans that are being made."""
+        """Wait until none is being made."""
         if self._shared:
-            await asyncio.wait(self._shared.values())
+            await asyncio.wait([shared.made for shared in self._shared.values()])
 
-    def _keep(self, options: Options, made: asyncio.Future[Preview]) -> None:
+    def _make(self, options: Options) -> Shared:
+        loop = asyncio.get_running_loop()
+        backup = Backup(self._settings, options)
+        made = loop.run_in_executor(self._executor, backup.preview)
+        made.add_done_callback(lambda _: self._keep(options, made))
+        self._shared[options] = shared = Shared(backup, made)
+        return shared
+
+    def _keep(self, options: Options, made: asyncio.Future[None]) -> None:
         seconds = 0 if made.cancelled() or made.exception() is not None else SHARED_SECONDS
         asyncio.get_running_loop().call_later(seconds, self._shared.pop, options, None)

@@ -90,8 +90,10 @@ class Running:
 
     def cut_all(self) -> None:
         """The deadline is now."""
+        reason = CutError("the service is shutting down", code="shutdown")
         for delivery in tuple(self._deliveries):
-            delivery.cut(CutError("the service is shutting down", code="shutdown"))
+            delivery.cut(reason)
+        self.plans.cancel(reason)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:

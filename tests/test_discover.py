@@ -1,0 +1,390 @@
+"""Discovery finds what the patterns name, takes only what can be taken, and says of the rest why not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from harness import MakeDatabase, run, tool
+from mothership_backup.errors import DataDirError, NoMatchError, NoneReadableError
+from support import (
+    NOBODY,
+    archive_of,
+    backup_of,
+    codes,
+    drive,
+    error_of,
+    root_only,
+    shared_folder,
+)
+
+WITH_DEEP = {"data": {"databases": ["**/*.db"]}}
+
+
+def names_of(archive: object) -> set[str]:
+    return set(archive.names) - {"VERSION", "MANIFEST.json", "SHA256SUMS"}  # type: ignore[attr-defined]
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def test_each_kind_that_cannot_be_taken_is_told_with_its_reason(
+    tmp_path: Path, make_database: MakeDatabase
+) -> None:
+    """Links may hide a live database: failed. What is no file was never wanted: skipped."""
+    data = tmp_path / "data"
+    make_database(data / "good.db", rows=5)
+    twin = make_database(data / "hard.db", rows=5)
+    (tmp_path / "elsewhere.db").hardlink_to(twin)
+    (data / "link.db").symlink_to("good.db")
+    (data / "dangling.db").symlink_to("nowhere")
+    (data / "folder.db").mkdir()
+    os.mkfifo(data / "fifo.db")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(data / "socket.db"))
+        archive = archive_of(data)
+
+    assert names_of(archive) == {"good.db"}
+    assert codes(archive) == {
+        "dangling.db": "symlink",
+        "fifo.db": "not_a_file",
+        "folder.db": "folder",
+        "hard.db": "hard_link",
+        "link.db": "symlink",
+        "socket.db": "not_a_file",
+    }
+    failed = {s["name"] for s in archive.manifest["sources"] if s["status"] == "failed"}
+    assert failed == {"dangling.db", "hard.db", "link.db"}
+
+
+def test_a_device_is_never_opened(tmp_path: Path) -> None:
+    """Opening one may rewind a tape, or wait for ever."""
+    root_only()
+    data = tmp_path / "data"
+    data.mkdir()
+    try:
+        os.mknod(data / "device.db", 0o20666, os.makedev(1, 5))  # /dev/zero
+    except PermissionError:
+        pytest.skip("no device can be made here")
+
+    assert codes(archive_of(data)) == {"device.db": "not_a_file"}
+
+
+def test_exclude_makes_of_a_failure_a_skip(tmp_path: Path, make_database: MakeDatabase) -> None:
+    """The remedy that the messages name."""
+    data = tmp_path / "data"
+    make_database(data / "good.db", rows=5)
+    (tmp_path / "twin").hardlink_to(make_database(data / "hard.db", rows=5))
+    (data / "link.db").symlink_to("good.db")
+
+    archive = archive_of(data, {"data": {"exclude": ["link.db", "hard.*"]}}, strict=True)
+
+    assert archive.manifest["complete"] is True
+    assert codes(archive) == {"hard.db": "excluded", "link.db": "symlink"}
+
+
+def test_sidecars_are_never_sources(tmp_path: Path, make_database: MakeDatabase) -> None:
+    """Not by a pattern for everything, and not in an included folder either; beside nothing they are files."""
+    data = tmp_path / "data"
+    for name in ("a.db", "floor_plan/b.db"):
+        make_database(data / name, rows=5)
+    touch(data / "floor_plan" / "lonely.db-wal")
+    with (
+        contextlib.closing(sqlite3.connect(data / "a.db", isolation_level=None)) as first,
+        contextlib.closing(sqlite3.connect(data / "floor_plan" / "b.db", isolation_level=None)) as second,
+    ):
+        for live in (first, second):
+            live.execute("UPDATE reading SET value = 1")
+        archive = archive_of(data, {"data": {"databases": ["*"]}})
+
+    assert names_of(archive) == {"a.db", "floor_plan/b.db", "floor_plan/lonely.db-wal"}
+    sidecars = {name for name, code in codes(archive).items() if code == "sidecar"}
+    assert sidecars == {f"{name}{end}" for name in ("a.db", "floor_plan/b.db") for end in ("-wal", "-shm")}
+    assert archive.source("floor_plan/b.db")["kind"] == "database"
+
+
+def test_what_is_no_sqlite_file_is_a_file_unless_it_is_live(tmp_path: Path) -> None:
+    """Empty ones, JSON lines and encrypted ones at rest; beside a sidecar an encrypted one would be torn."""
+    data = tmp_path / "data"
+    touch(
+        data / "cipher.db", data / "live.db", data / "live.db-wal", data / "old.db", data / "old.db-journal"
+    )
+    (data / "empty.db").touch()
+    (data / "database.db").write_text('{"id": 1}\n' * 100)
+
+    archive = archive_of(data)
+
+    assert codes(archive) == {"live.db": "encrypted_live", "old.db": "encrypted_live"}
+    files = {s["name"]: s for s in archive.manifest["sources"] if s["status"] == "ok"}
+    assert set(files) == {"cipher.db", "database.db", "empty.db"}
+    assert {source["kind"] for source in files.values()} == {"file"}
+    assert archive.read("empty.db") == b""
+    assert archive.read("database.db") == b'{"id": 1}\n' * 100
+
+
+def test_a_database_in_its_first_transaction_is_an_empty_database(tmp_path: Path) -> None:
+    """Nothing is committed yet; its journal makes it no encrypted one, and nothing in it is damaged."""
+    data = tmp_path / "data"
+    data.mkdir()
+    with contextlib.closing(sqlite3.connect(data / "new.db", isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("PRAGMA cache_spill=OFF")
+        db.execute("CREATE TABLE first(a)")
+        assert (data / "new.db-journal").exists()
+        assert (data / "new.db").stat().st_size == 0
+
+        for config in (None, {"snapshot": {"staging_memory_bytes": 0}}):
+            for compression in ("deflate", "stored"):
+                archive = archive_of(data, config, strict=True, compression=compression)
+
+                assert archive.source("new.db")["check"]["verdict"] == "ok"
+                assert archive.read("new.db") == b""
+
+
+def test_the_same_file_through_two_folders_is_taken_once(tmp_path: Path, make_database: MakeDatabase) -> None:
+    """A folder that is mounted a second time: an inode met twice is skipped by name."""
+    root_only()
+    data = tmp_path / "data"
+    make_database(data / "one" / "a.db", rows=5)
+    (data / "two").mkdir()
+    mount = f'mount --bind {data}/one {data}/two && exec "$@"'
+
+    driven = drive(data, WITH_DEEP, command=mounted(mount), strict=True)
+
+    assert driven.outcome == "complete"
+    assert driven.engines.keys() == {"one/a.db"}
+    assert driven.codes == {"two/a.db": "same_file"}
+
+
+def mounted(script: str) -> list[str]:
+    """A command line that runs what follows in a mount namespace of its own, after this script."""
+    words = [tool("unshare"), "-m", "--propagation", "private", "sh", "-c"]
+    if run(*words, "true").returncode != 0:
+        pytest.skip("no mount namespace can be made here")
+    return [*words, script, "sh"]
+
+
+def test_a_database_that_is_a_mount_point_hides_its_wal(tmp_path: Path, make_database: MakeDatabase) -> None:
+    """A container that mounts only the file: what it reads is stale, and no check can see it."""
+    root_only()
+    data, real = tmp_path / "da ta", make_database(tmp_path / "real" / "app.db", rows=5)
+    make_database(data / "good.db", rows=5)
+    touch(data / "mo unt.db")
+
+    driven = drive(data, command=mounted(f"mount --bind '{real}' '{data}/mo unt.db' && exec \"$@\""))
+
+    assert driven.codes == {"mo unt.db": "mount_point"}
+    assert driven.engines.keys() == {"good.db"}
+
+
+def test_patterns_reach_as_deep_as_they_say(tmp_path: Path, make_database: MakeDatabase) -> None:
+    """`*` stays in a folder, `**` is any number of them, brackets and question marks are one letter."""
+    data = tmp_path / "data"
+    for name in ("a.db", "b.db", "x/a.db", "x/y/a.db", "x/y/z/deep.db", "[1].db", "x/.hidden.db"):
+        make_database(data / name, rows=2)
+
+    def found(*patterns: str) -> set[str]:
+        return names_of(archive_of(data, {"data": {"databases": list(patterns)}}, files=False, check="none"))
+
+    assert found("*.db") == {"a.db", "b.db", "[1].db"}
+    assert found("**/*.db") == {
+        "a.db",
+        "b.db",
+        "[1].db",
+        "x/a.db",
+        "x/y/a.db",
+        "x/y/z/deep.db",
+        "x/.hidden.db",
+    }
+    assert found("*/a.db") == {"x/a.db"}
+    assert found("x/**/a.db") == {"x/a.db", "x/y/a.db"}
+    assert found("**/y/*.db", "b.*") == {"x/y/a.db", "b.db"}
+    assert found("[ab].db") == {"a.db", "b.db"}
+    assert found("[!a].db") == {"b.db"}
+    assert found("?.db") == {"a.db", "b.db"}
+    assert found("[[]1].db") == {"[1].db"}
+    assert found("[[]*.db") == {"[1].db"}
+    assert found("A.db") == set()
+
+
+@pytest.mark.parametrize(
+    "pattern", ["[z-a].db", "[", "[]", "[!]", "(", "a{2}.db", "\\", "[\\]", "[[:alpha:]]", "***"]
+)
+def test_an_odd_pattern_matches_little_and_breaks_nothing(
+    pattern: str, tmp_path: Path, make_database: MakeDatabase
+) -> None:
+    """It may come from anybody's query."""
+    data = tmp_path / "data"
+    make_database(data / "a.db", rows=2)
+
+    if pattern == "***":
+        assert names_of(archive_of(data, databases=(pattern,))) == {"a.db"}
+    else:
+        assert isinstance(error_of(data, databases=(pattern,)), NoMatchError)
+
+
+def test_an_excluded_folder_is_not_entered(tmp_path: Path, make_database: MakeDatabase) -> None:
+    """By a pattern for databases or as an included one; what a pattern below it names stays out too."""
+    data = tmp_path / "data"
+    for name in ("a.db", "cache/b.db", "floor_plan/c.db", "floor_plan/tmp/d.db"):
+        make_database(data / name, rows=2)
+    config = {"data": {"databases": ["**/*.db"], "exclude": ["cache", "floor_plan/tmp"]}}
+
+    archive = archive_of(data, config, strict=True)
+
+    assert names_of(archive) == {"a.db", "floor_plan/c.db"}
+    assert codes(archive) == {"cache": "excluded", "floor_plan/tmp": "excluded"}
+
+
+def test_exclude_reaches_into_included_folders(tmp_path: Path) -> None:
+    """Files by their paths, with `**` and without."""
+    data = tmp_path / "data"
+    touch(
+        *(
+            data / name
+            for name in ("floor_plan/a.svg", "floor_plan/a.bak", "floor_plan/x/b.bak", "floor_plan/x/b.svg")
+        )
+    )
+
+    archive = archive_of(data, {"data": {"exclude": ["**/*.bak"]}}, strict=True)
+
+    assert names_of(archive) == {"floor_plan/a.svg", "floor_plan/x/b.svg"}
+    assert codes(archive) == {"floor_plan/a.bak": "excluded", "floor_plan/x/b.bak": "excluded"}
+
+
+def test_links_to_folders_are_told_and_never_entered(tmp_path: Path, make_database: MakeDatabase) -> None:
+    """Databases may lie behind them."""
+    data = tmp_path / "data"
+    make_database(data / "a.db", rows=2)
+    make_database(tmp_path / "outside" / "b.db", rows=2)
+    (data / "linked").symlink_to(tmp_path / "outside")
+
+    archive = archive_of(data, WITH_DEEP)
+
+    assert names_of(archive) == {"a.db"}
+    assert codes(archive) == {"linked": "symlink"}
+
+
+def test_database_names_select_and_never_add(tmp_path: Path, make_database: MakeDatabase) -> None:
+    """`database=GLOB` picks among what the configuration names; nothing is no match."""
+    data = tmp_path / "data"
+    for name in ("a.db", "b.db", "floor_plan/c.db", "other.sqlite"):
+        make_database(data / name, rows=2)
+    touch(data / "floor_plan" / "d.svg")
+
+    assert names_of(archive_of(data, databases=("a*",), strict=True)) == {"a.db", "floor_plan/d.svg"}
+    assert names_of(archive_of(data, databases=("a*", "floor_plan/c.db"), files=True)) == {
+        "a.db",
+        "floor_plan/c.db",
+        "floor_plan/d.svg",
+    }
+    assert names_of(archive_of(data, databases=("b.db",), files=False)) == {"b.db"}
+    for nothing in ("c*", "other.sqlite", "floor_plan/d.svg"):
+        assert isinstance(error_of(data, databases=(nothing,)), NoMatchError), nothing
+
+
+def test_databases_that_are_all_unreadable_are_an_error(tmp_path: Path) -> None:
+    """An archive without one database would look like a backup."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "bad.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 4080)
+
+    error = error_of(data)
+
+    assert isinstance(error, NoneReadableError)
+    assert "bad.db" in error.message
+
+
+def test_the_version_file_is_read_by_the_reader(tmp_path: Path) -> None:
+    """One line of a small regular file; anything else is a failed source that is named."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "good").write_text("1.2.3\nmore\n")
+    (data / "empty").touch()
+    (data / "long").write_text("1" * 5000)
+    (data / "binary").write_bytes(b"\x00\x01")
+    (data / "link").symlink_to("good")
+    os.mkfifo(data / "fifo")
+
+    good = archive_of(data, {"data": {"version_file": "good"}}, strict=True)
+
+    assert good.read("VERSION") == b"1.2.3\n"
+    for bad in ("empty", "long", "binary", "link", "fifo", "missing"):
+        archive = archive_of(data, {"data": {"version_file": bad}})
+        assert archive.read("VERSION") == b"unknown\n"
+        assert set(codes(archive)) == {bad}, bad
+        assert archive.manifest["complete"] is False
+
+
+def test_a_data_directory_that_is_none_is_told_apart(tmp_path: Path) -> None:
+    """Missing, and a plain file."""
+    (tmp_path / "file").touch()
+
+    missing, plain = error_of(tmp_path / "missing"), error_of(tmp_path / "file")
+
+    assert isinstance(missing, DataDirError)
+    assert (missing.code, plain.code) == ("data_dir_missing", "data_dir_not_a_directory")
+    assert str(tmp_path / "missing") in missing.message
+
+
+def test_a_linked_data_directory_is_followed(tmp_path: Path, make_database: MakeDatabase) -> None:
+    """It is what the configuration names; only what is below it is never followed."""
+    make_database(tmp_path / "real" / "a.db", rows=2)
+    (tmp_path / "data").symlink_to("real")
+
+    assert names_of(archive_of(tmp_path / "data", strict=True)) == {"a.db"}
+
+
+def test_what_this_user_may_not_read_is_told_and_stops_nothing(make_database: MakeDatabase) -> None:
+    """A file, a folder that cannot be listed, one that can be listed and not searched."""
+    root_only()
+    with shared_folder() as shared:
+        data = shared / "data"
+        for name in ("good.db", "secret.db", "closed/a.db", "listed/b.db"):
+            make_database(data / name, journal="delete", rows=2)
+        (data / "secret.db").chmod(0o600)
+        (data / "closed").chmod(0o700)
+        (data / "listed").chmod(0o744)
+
+        told = drive(data, WITH_DEEP, user=NOBODY)
+        quiet = drive(
+            data,
+            {"data": {"databases": ["**/*.db"], "exclude": ["closed", "listed", "secret.db"]}},
+            user=NOBODY,
+        )
+        data.chmod(0o711)
+        unlisted = drive(data, user=NOBODY)
+        data.chmod(0o744)
+        unsearched = drive(data, user=NOBODY)
+
+    assert told.outcome == "incomplete"
+    assert told.engines.keys() == {"good.db"}
+    assert told.codes == dict.fromkeys(("secret.db", "closed", "listed"), "not_readable")
+    assert quiet.outcome == "complete"
+    assert quiet.codes == {"closed": "excluded", "listed": "excluded", "secret.db": "excluded"}
+    for refused in (unlisted, unsearched):
+        assert refused.error is not None
+        assert refused.error["code"] == "data_dir_unreadable"
+
+
+def test_a_plain_file_that_its_application_replaces_is_read_whole(tmp_path: Path) -> None:
+    """The one that was there at the plan: a descriptor of it is kept."""
+    data = tmp_path / "data"
+    touch(data / "floor_plan" / "a.json")
+    run_ = backup_of(data, compression="stored")
+    chunks = run_.chunks()
+    next(chunks)
+    (data / "floor_plan" / "new").write_bytes(b"another and longer")
+    (data / "floor_plan" / "new").rename(data / "floor_plan" / "a.json")
+
+    assert b"".join(chunks).count(b"another") == 0
+    assert run_.outcome is not None
+    assert run_.outcome.word == "complete"
