@@ -1,22 +1,10 @@
-"""What the tests of the core share: a backup driven without HTTP, in this process or in one of another kind.
-
-Run as a program it drives one backup and prints what became of it: as another user, without a capability, or
-with sqlean and isal made unimportable, so that its reader has neither.
-"""
+"""What the tests of the core share: a backup driven without HTTP, its reader alone, plans made up."""
 
 from __future__ import annotations
 
-import argparse
-import ctypes
 import dataclasses
-import json
-import os
-import shutil
 import sqlite3
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,8 +21,6 @@ from mothership_backup.frames import Frame
 from mothership_backup.manifest import Engine, Manifest, Plan, read_sources
 from mothership_backup.reader.request import Request
 
-NOBODY = 65534
-EXTRA = ("sqlean", "isal")
 ENGINE = Engine("3.50.4", "sqlean", True, "isal")
 INSTANT = {
     "exact": True,
@@ -123,6 +109,18 @@ def manifest_of(plan: Plan, check: str = "quick", app_version: str = "1.2") -> M
     )
 
 
+def names_of(archive: Archive) -> set[str]:
+    """What of the sources is in the archive."""
+    return set(archive.names) - {"VERSION", "MANIFEST.json", "SHA256SUMS"}
+
+
+def touch(*paths: Path) -> None:
+    """Files of one byte."""
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
 @contextmanager
 def reading(request: Request) -> Iterator[tuple[ReaderProcess, Iterator[Frame]]]:
     """A reader without the service's archive: its frames are taken one by one."""
@@ -174,98 +172,6 @@ def has_dbpage() -> bool:
     return True
 
 
-def root_only() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to become another user")
-
-
-@contextmanager
-def shared_folder() -> Iterator[Path]:
-    """A folder that every user may enter; pytest's own are private."""
-    folder = Path(tempfile.mkdtemp(prefix="mothership-test-"))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
-
-
-@dataclasses.dataclass(frozen=True)
-class Driven:
-    """What a backup in another process said of itself."""
-
-    outcome: str
-    error: dict[str, str] | None
-    engines: dict[str, str]
-    codes: dict[str, str]
-    archive: Archive | None
-
-
-def drive(
-    data_dir: Path,
-    config: Config | None = None,
-    *,
-    user: int | None = None,
-    command: Sequence[str] = (),
-    without: Iterable[str] = (),
-    without_chown: bool = False,
-    **options: Any,
-) -> Driven:
-    """One backup in a process of another kind. ``command`` is put before it (`unshare -m …`)."""
-    words = [*command, sys.executable, __file__, str(data_dir), json.dumps(config or {}), json.dumps(options)]
-    words += [f"--without={name}" for name in without] + ["--without-chown"] * without_chown
-    with tempfile.TemporaryFile() as output:
-        done = subprocess.run(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.PIPE,
-            timeout=60,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-            user=user,
-            group=user,
-            extra_groups=None if user is None else [],
-            cwd="/",
-            check=False,
-        )
-        output.seek(0)
-        head, data = output.readline(), output.read()
-    assert done.returncode == 0, done.stderr.decode()
-    return Driven(**json.loads(head), archive=Archive(data) if data else None)
-
-
-def main() -> None:
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("data_dir", type=Path)
-    arguments.add_argument("config", type=json.loads)
-    arguments.add_argument("options", type=json.loads)
-    arguments.add_argument("--without", action="append", default=[])
-    arguments.add_argument("--without-chown", action="store_true")
-    given = arguments.parse_args()
-    for name in given.without:
-        sys.modules[name] = None  # type: ignore[assignment]  # how the import system marks what must not be found
-    if given.without_chown and ctypes.CDLL(None, use_errno=True).prctl(24, 0, 0, 0, 0):  # PR_CAPBSET_DROP
-        raise OSError(ctypes.get_errno(), "CAP_CHOWN cannot be dropped")
-    said: dict[str, Any] = {"error": None, "engines": {}, "codes": {}}
-    data = b""
-    run = backup_of(given.data_dir, given.config, **given.options)
-    try:
-        data = b"".join(run.chunks())
-        archive = Archive(data)
-        said["engines"] = engines(archive.manifest)
-        said["codes"] = codes(archive)
-    except BackupError as error:
-        said["error"] = {"code": error.code, "message": error.message}
-    assert run.outcome is not None
-    sys.stderr.write(run.reader_stderr)
-    print(json.dumps(said | {"outcome": run.outcome.word}), flush=True)
-    sys.stdout.buffer.write(data)
-
-
 def engines(manifest: Mapping[str, Any]) -> dict[str, str]:
     """Name -> engine of every database in the archive."""
     return {s["name"]: s["engine"] for s in manifest["sources"] if "engine" in s and s["kind"] == "database"}
-
-
-if __name__ == "__main__":
-    main()

@@ -97,7 +97,10 @@ def test_an_archive_without_a_source(window: memoryview) -> None:
     assert promised == came
 
 
-@pytest.mark.parametrize("entries", [65_534, 65_535, 65_536])
+@pytest.mark.parametrize(
+    "entries",
+    [pytest.param(65_534, marks=pytest.mark.long), 65_535, pytest.param(65_536, marks=pytest.mark.long)],
+)
 def test_the_number_of_entries_at_its_16_bits(entries: int, window: memoryview) -> None:
     """The library's own `len()` is 76 short at exactly 65,535."""
     documents = [

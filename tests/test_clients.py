@@ -6,12 +6,13 @@ import socket
 import struct
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from clients import status_of
-from harness import MakeDatabase, StartService, drain
+from harness import MakeDatabase, Service, StartService, drain
 from processes import gone_within, wait_until
 
 
@@ -32,6 +33,29 @@ def test_a_client_that_leaves_frees_reader_and_slot_within_a_second(
     assert gone_within(reader, 1)
     wait_until("the slot", lambda: status_of(running) == 200, 2)
     assert "Traceback" not in running.log()
+
+
+def test_clients_that_leave_anywhere_leave_nothing_behind(big_dir: Path, service: StartService) -> None:
+    """At thirty offsets, from before the first byte to near the end, without a pause: the one slot is always there."""
+    running = service(big_dir, {"limits": {"concurrent_backups": 1}})
+    for number in range(30):
+        query = ("", "?compression=stored", "?check=none")[number % 3]
+        peer = running.connect(f"GET /api/backup{query} HTTP/1.1\r\nHost: localhost")
+        for _ in range(number * number // 3):
+            peer.recv(65536)
+        peer.close()
+
+        wait_until("the reader to be gone", lambda: not running.readers(), 1)
+        wait_until("the outcome", partial(left_often, running, number + 1), 2)
+
+    assert "busy" not in running.log()
+    assert running.archive("strict=true").zip.testzip() is None
+    assert "Traceback" not in running.log()
+    assert "exception" not in running.log().lower()
+
+
+def left_often(service: Service, count: int) -> bool:
+    return service.log().count("client_left") == count
 
 
 def test_a_client_that_never_reads_is_cut_as_stalled(

@@ -10,30 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import MakeDatabase, run, tool
-from mothership_backup.errors import DataDirError, NoMatchError, NoneReadableError
-from support import (
-    NOBODY,
-    archive_of,
-    backup_of,
-    codes,
-    drive,
-    error_of,
-    root_only,
-    shared_folder,
-)
+from drive import NOBODY, drive, mounted, root_only, shared_folder
+from harness import MakeDatabase
+from mothership_backup.errors import DataDirError, NoneReadableError
+from support import archive_of, backup_of, codes, engines, error_of, names_of, rows, touch
 
 WITH_DEEP = {"data": {"databases": ["**/*.db"]}}
-
-
-def names_of(archive: object) -> set[str]:
-    return set(archive.names) - {"VERSION", "MANIFEST.json", "SHA256SUMS"}  # type: ignore[attr-defined]
-
-
-def touch(*paths: Path) -> None:
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
 
 
 def test_each_kind_that_cannot_be_taken_is_told_with_its_reason(
@@ -164,14 +146,6 @@ def test_the_same_file_through_two_folders_is_taken_once(tmp_path: Path, make_da
     assert driven.codes == {"two/a.db": "same_file"}
 
 
-def mounted(script: str) -> list[str]:
-    """A command line that runs what follows in a mount namespace of its own, after this script."""
-    words = [tool("unshare"), "-m", "--propagation", "private", "sh", "-c"]
-    if run(*words, "true").returncode != 0:
-        pytest.skip("no mount namespace can be made here")
-    return [*words, script, "sh"]
-
-
 def test_a_database_that_is_a_mount_point_hides_its_wal(tmp_path: Path, make_database: MakeDatabase) -> None:
     """A container that mounts only the file: what it reads is stale, and no check can see it."""
     root_only()
@@ -185,110 +159,23 @@ def test_a_database_that_is_a_mount_point_hides_its_wal(tmp_path: Path, make_dat
     assert driven.engines.keys() == {"good.db"}
 
 
-def test_patterns_reach_as_deep_as_they_say(tmp_path: Path, make_database: MakeDatabase) -> None:
-    """`*` stays in a folder, `**` is any number of them, brackets and question marks are one letter."""
-    data = tmp_path / "data"
-    for name in ("a.db", "b.db", "x/a.db", "x/y/a.db", "x/y/z/deep.db", "[1].db", "x/.hidden.db"):
-        make_database(data / name, rows=2)
-
-    def found(*patterns: str) -> set[str]:
-        return names_of(archive_of(data, {"data": {"databases": list(patterns)}}, files=False, check="none"))
-
-    assert found("*.db") == {"a.db", "b.db", "[1].db"}
-    assert found("**/*.db") == {
-        "a.db",
-        "b.db",
-        "[1].db",
-        "x/a.db",
-        "x/y/a.db",
-        "x/y/z/deep.db",
-        "x/.hidden.db",
-    }
-    assert found("*/a.db") == {"x/a.db"}
-    assert found("x/**/a.db") == {"x/a.db", "x/y/a.db"}
-    assert found("**/y/*.db", "b.*") == {"x/y/a.db", "b.db"}
-    assert found("[ab].db") == {"a.db", "b.db"}
-    assert found("[!a].db") == {"b.db"}
-    assert found("?.db") == {"a.db", "b.db"}
-    assert found("[[]1].db") == {"[1].db"}
-    assert found("[[]*.db") == {"[1].db"}
-    assert found("A.db") == set()
-
-
-@pytest.mark.parametrize(
-    "pattern", ["[z-a].db", "[", "[]", "[!]", "(", "a{2}.db", "\\", "[\\]", "[[:alpha:]]", "***"]
-)
-def test_an_odd_pattern_matches_little_and_breaks_nothing(
-    pattern: str, tmp_path: Path, make_database: MakeDatabase
+def test_what_lies_in_an_included_folder_is_snapshotted_too(
+    tmp_path: Path, make_database: MakeDatabase
 ) -> None:
-    """It may come from anybody's query."""
+    """A SQLite file is a database wherever it lies, and whatever it is called."""
     data = tmp_path / "data"
-    make_database(data / "a.db", rows=2)
+    make_database(data / "floor_plan" / "tiles.mbtiles", rows=100)
+    with contextlib.closing(
+        sqlite3.connect(data / "floor_plan" / "tiles.mbtiles", isolation_level=None)
+    ) as live:
+        live.execute("DELETE FROM reading WHERE id > 7")
 
-    if pattern == "***":
-        assert names_of(archive_of(data, databases=(pattern,))) == {"a.db"}
-    else:
-        assert isinstance(error_of(data, databases=(pattern,)), NoMatchError)
+        archive = archive_of(data, strict=True)
 
-
-def test_an_excluded_folder_is_not_entered(tmp_path: Path, make_database: MakeDatabase) -> None:
-    """By a pattern for databases or as an included one; what a pattern below it names stays out too."""
-    data = tmp_path / "data"
-    for name in ("a.db", "cache/b.db", "floor_plan/c.db", "floor_plan/tmp/d.db"):
-        make_database(data / name, rows=2)
-    config = {"data": {"databases": ["**/*.db"], "exclude": ["cache", "floor_plan/tmp"]}}
-
-    archive = archive_of(data, config, strict=True)
-
-    assert names_of(archive) == {"a.db", "floor_plan/c.db"}
-    assert codes(archive) == {"cache": "excluded", "floor_plan/tmp": "excluded"}
-
-
-def test_exclude_reaches_into_included_folders(tmp_path: Path) -> None:
-    """Files by their paths, with `**` and without."""
-    data = tmp_path / "data"
-    touch(
-        *(
-            data / name
-            for name in ("floor_plan/a.svg", "floor_plan/a.bak", "floor_plan/x/b.bak", "floor_plan/x/b.svg")
-        )
-    )
-
-    archive = archive_of(data, {"data": {"exclude": ["**/*.bak"]}}, strict=True)
-
-    assert names_of(archive) == {"floor_plan/a.svg", "floor_plan/x/b.svg"}
-    assert codes(archive) == {"floor_plan/a.bak": "excluded", "floor_plan/x/b.bak": "excluded"}
-
-
-def test_links_to_folders_are_told_and_never_entered(tmp_path: Path, make_database: MakeDatabase) -> None:
-    """Databases may lie behind them."""
-    data = tmp_path / "data"
-    make_database(data / "a.db", rows=2)
-    make_database(tmp_path / "outside" / "b.db", rows=2)
-    (data / "linked").symlink_to(tmp_path / "outside")
-
-    archive = archive_of(data, WITH_DEEP)
-
-    assert names_of(archive) == {"a.db"}
-    assert codes(archive) == {"linked": "symlink"}
-
-
-def test_database_names_select_and_never_add(tmp_path: Path, make_database: MakeDatabase) -> None:
-    """`database=GLOB` picks among what the configuration names; nothing is no match."""
-    data = tmp_path / "data"
-    for name in ("a.db", "b.db", "floor_plan/c.db", "other.sqlite"):
-        make_database(data / name, rows=2)
-    touch(data / "floor_plan" / "d.svg")
-
-    assert names_of(archive_of(data, databases=("a*",), strict=True)) == {"a.db", "floor_plan/d.svg"}
-    assert names_of(archive_of(data, databases=("a*", "floor_plan/c.db"), files=True)) == {
-        "a.db",
-        "floor_plan/c.db",
-        "floor_plan/d.svg",
-    }
-    assert names_of(archive_of(data, databases=("b.db",), files=False)) == {"b.db"}
-    for nothing in ("c*", "other.sqlite", "floor_plan/d.svg"):
-        assert isinstance(error_of(data, databases=(nothing,)), NoMatchError), nothing
+    assert archive.source("floor_plan/tiles.mbtiles")["kind"] == "database"
+    assert engines(archive.manifest)["floor_plan/tiles.mbtiles"] in ("live", "copied")
+    copy = archive.database("floor_plan/tiles.mbtiles", tmp_path / "out")
+    assert rows(copy, "SELECT count(*) FROM reading") == [(7,)]
 
 
 def test_databases_that_are_all_unreadable_are_an_error(tmp_path: Path) -> None:

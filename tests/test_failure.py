@@ -97,6 +97,7 @@ def test_wget_that_tries_again_splices_nothing(big_dir: Path, tmp_path: Path, se
     assert run(tool("unzip"), "-tqq", target).returncode != 0
 
 
+@pytest.mark.live_engine
 def test_a_database_truncated_under_the_reader_fails_visibly(
     tmp_path: Path, make_database: MakeDatabase, service: StartService
 ) -> None:

@@ -16,7 +16,7 @@ from mothership_backup import frames
 from mothership_backup.frames import DATA, HEADER, MAX_PAYLOAD_BYTES, Decoder, Frame, ProtocolError
 from mothership_backup.reader.output import FrameWriter
 
-DOCUMENT_TYPES = [type for type in range(frames.PLAN, frames.END + 1) if type != DATA]
+DOCUMENT_TYPES = [kind for kind in range(frames.PLAN, frames.END + 1) if kind != DATA]
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -29,15 +29,16 @@ pieces = st.tuples(st.binary(max_size=200), st.integers(0, 2**32 - 1), st.intege
 
 def encode(item: tuple[Any, ...]) -> bytes:
     if len(item) == 2:
-        return frames.encode_document(*item)
+        frame_type, document = item
+        return frames.encode_document(frame_type, document)
     packed, size_bytes, crc = item
-    return frames.data_header(len(packed), size_bytes, crc) + packed
+    return frames.data_header(len(packed), size_bytes, crc) + bytes(packed)
 
 
 def decode(data: bytes, cuts: list[int]) -> list[Frame]:
     """As `readv` gives them: never more than the decoder's buffer holds."""
     decoder = Decoder()
-    found = []
+    found: list[Frame] = []
     for begin, end in pairwise([0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]):
         rest = memoryview(data)[begin:end]
         while rest:
@@ -153,7 +154,7 @@ def test_frames_of_many_threads_never_mix() -> None:
     threads = [threading.Thread(target=talk, args=(number,)) for number in range(3)]
     for thread in threads:
         thread.start()
-    found = []
+    found: list[Frame] = []
     with closing(os.fdopen(read_end, "rb", buffering=0)) as pipe:
         decoder = Decoder()
         while len(found) < 60:

@@ -76,7 +76,7 @@ def test_a_gigabyte_bank_under_transfers_is_whole(
     journal: str, tmp_path: Path, make_database: MakeDatabase, service: StartService
 ) -> None:
     """The issue's real input, at its real size, in both compressions."""
-    bank = make_database(tmp_path / "data" / "bank.db", journal=journal, rows=17_000_000)
+    bank = make_database(tmp_path / "data" / "bank.db", journal=journal, rows=29_000_000)
     create_bank(bank, journal)
     assert bank.stat().st_size > 1_000_000_000
     # A rollback-journal database of this size is staged; its lock may take long on a slow disk.
@@ -175,10 +175,10 @@ def test_a_hot_journal_is_a_named_failure_with_its_remedy(
 def exact_instants(service: Service, paths: list[Path], tmp_path: Path, count: int) -> None:
     """So many backups of two databases written in step: exact ones are never more than one step apart."""
     exact = 0
-    with writing("pair", *paths, rate=1000) as writer:
+    with writing("pair", *paths, rate=2000) as writer:
         steps = []
         for _ in range(count):
-            archive = service.archive("check=none&files=false")
+            archive = service.archive("check=none")
             first, second = (read_marker(archive.database(path.name, tmp_path / "out")) for path in paths)
             if archive.manifest["instant"]["exact"]:
                 exact += 1
@@ -194,11 +194,14 @@ def exact_instants(service: Service, paths: list[Path], tmp_path: Path, count: i
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> list[Path]:
-    paths = [tmp_path / "data" / "a.db", tmp_path / "data" / "b.db"]
+def pair(tmp_path: Path, make_database: MakeDatabase) -> list[Path]:
+    """The first and the last of fifty databases, so that their pins lie apart."""
+    paths = [tmp_path / "data" / "a.db", tmp_path / "data" / "z.db"]
     paths[0].parent.mkdir()
     for path in paths:
         create_step(path, "wal")
+    for number in range(48):
+        make_database(tmp_path / "data" / f"m{number:02}.db", rows=1)
     return paths
 
 

@@ -31,7 +31,9 @@ def locked_by(pid: int, folder: Path) -> list[str]:
     """The locks on files of this folder that the kernel counts as this process's."""
     inodes = {str(path.stat().st_ino) for path in folder.rglob("*")}
     lines = [line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" not in line]
-    return [" ".join(line) for line in lines if line[4] == str(pid) and line[5].split(":")[2] in inodes]
+    return sorted(
+        " ".join(line[1:]) for line in lines if line[4] == str(pid) and line[5].split(":")[2] in inodes
+    )
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def test_names_depend_on_nothing_but_the_paths(tree: list[str]) -> None:
 @given(trees())
 def test_what_lies_in_one_folder_stays_in_one_folder(tree: list[str]) -> None:
     """The tree keeps its shape."""
-    folder_of = {}
+    folder_of: dict[str, str] = {}
     for path, name in zip(tree, all_names(tree), strict=True):
         assert name.count("/") == path.count("/")
         folder = folder_of.setdefault(path.rpartition("/")[0], name.rpartition("/")[0])
@@ -95,7 +95,6 @@ def test_what_lies_in_one_folder_stays_in_one_folder(tree: list[str]) -> None:
         "50%41.db",
         "a?b.db",
         "a#b.db",
-        "c:colon.db",
         "café.db",
         "日本.db",
         "~2.db",

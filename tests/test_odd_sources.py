@@ -8,6 +8,7 @@ import os
 import socket
 import sqlite3
 import time
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,11 @@ def listing(folder: Path) -> set[bytes]:
     return {os.path.join(root, name) for root, _, names in os.walk(os.fsencode(folder)) for name in names}
 
 
+def composed(name: str) -> str:
+    """bsdtar writes names in this form, whatever they were in the archive."""
+    return unicodedata.normalize("NFC", name)
+
+
 @pytest.mark.parametrize("extract", EXTRACTORS)
 def test_odd_names_arrive_with_the_right_content(
     extract: Callable[[Path, Path], None], tmp_path: Path, service: StartService
@@ -58,8 +64,8 @@ def test_odd_names_arrive_with_the_right_content(
     archive = service(data).archive("strict=true")
     extract(archive.save(tmp_path / "b.zip"), tmp_path / "out")
 
-    files = files_below(tmp_path / "out")
-    assert len({name.casefold() for name in archive.names}) == len(archive.names)
+    files = {composed(name): path for name, path in files_below(tmp_path / "out").items()}
+    assert len({composed(name).casefold() for name in archive.names}) == len(archive.names)
     assert all(name.isprintable() and ".." not in name.split("/") for name in archive.names)
     assert not [name for name in archive.names if "\\" in name or name.startswith("/")]
     drawn = sorted(path.read_bytes() for name, path in files.items() if name.startswith("floor_plan/"))
@@ -68,7 +74,7 @@ def test_odd_names_arrive_with_the_right_content(
     for source in archive.manifest["sources"]:
         if source["kind"] == "database":
             with contextlib.closing(
-                sqlite3.connect(f"{files[source['name']].as_uri()}?mode=ro", uri=True)
+                sqlite3.connect(f"{files[composed(source['name'])].as_uri()}?mode=ro", uri=True)
             ) as db:
                 found += [row[0] for row in db.execute("SELECT raw FROM name")]
     assert sorted(found) == sorted(ODD)

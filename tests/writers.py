@@ -30,6 +30,7 @@ ACCOUNTS = 2000
 BALANCE = 1000
 PADDING = b"." * 500  # spreads the accounts over many pages, so that a mixed snapshot shows
 LEDGER = 5000
+BURST = 10  # commits as fast as they come, then a pause: what happens between two looks happens in lumps
 
 
 def crc(*values: int) -> int:
@@ -132,7 +133,8 @@ def _work(paths: list[Path], kind: str, rate: float, stop: threading.Event) -> T
             if db.in_transaction:
                 db.execute("ROLLBACK")
         tally.longest_seconds = max(tally.longest_seconds, time.monotonic() - before)
-        stop.wait(max(0.0, began + tally.commits / rate - time.monotonic()))
+        due = began + tally.commits // BURST * BURST / rate
+        stop.wait(max(0.0, due - time.monotonic()))
     tally.seconds = time.monotonic() - began
     for db in connections:
         db.close()

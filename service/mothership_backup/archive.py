@@ -101,6 +101,21 @@ class _Zip(ZipStream):  # type: ignore[misc]  # the library has no types
         self._filelist.append(entry)
 
 
+class _Frames(Iterator[Frame]):
+    """The reader's frames, of which one that was looked at too early may be put back."""
+
+    def __init__(self, incoming: Iterator[Frame]) -> None:
+        self._incoming = incoming
+        self._put_back: Frame | None = None
+
+    def __next__(self) -> Frame:
+        frame, self._put_back = self._put_back, None
+        return next(self._incoming) if frame is None else frame
+
+    def put_back(self, frame: Frame) -> None:
+        self._put_back = frame
+
+
 class Archive:
     """One archive: yields its chunks while the reader's frames come in.
 
@@ -131,6 +146,7 @@ class Archive:
         ``incoming`` ends with the END frame, whose numbers are compared before the central directory is made.
         Raises ReaderError, IncompleteError and CutError; whatever was yielded before is then no archive.
         """
+        incoming = _Frames(incoming)
         for index, source in enumerate(self._plan.sources):
             if source.status == "ok":
                 yield from self._source(index, source, incoming)
@@ -143,7 +159,7 @@ class Archive:
 
     # One source.
 
-    def _source(self, index: int, source: Source, incoming: Iterator[Frame]) -> Iterator[Chunk]:
+    def _source(self, index: int, source: Source, incoming: _Frames) -> Iterator[Chunk]:
         frame = yield from self._first_frame(index, incoming)
         if frame.type == frames.END_OF_ENTRY and "error" in frame.document:
             self._leave_out(index, source, frame)
@@ -166,7 +182,7 @@ class Archive:
         raise _protocol_error("it ended before its last entry")
 
     def _packed(
-        self, index: int, source: Source, frame: Frame, incoming: Iterator[Frame], is_deflated: bool
+        self, index: int, source: Source, frame: Frame, incoming: _Frames, is_deflated: bool
     ) -> Iterator[Packed]:
         size_bytes = crc = 0
         while frame.type != frames.END_OF_ENTRY:
@@ -188,7 +204,18 @@ class Archive:
             )
         self._manifest.take(index, frame.document)
         if is_deflated:
+            yield from self._held_open(incoming, crc)
             yield Packed(deflate.END, 0, crc)
+
+    def _held_open(self, incoming: _Frames, crc: int) -> Iterator[Packed]:
+        """Pulses until the next entry begins: between two of them nothing could take one."""
+        for frame in incoming:
+            if not self._is_aside(frame):
+                incoming.put_back(frame)
+                return
+            if frame.type == frames.ALIVE:
+                yield Packed(deflate.PULSE, 0, crc)
+                yield Packed(FLUSH, 0, crc)
 
     def _next(self, index: int, incoming: Iterator[Frame]) -> Frame:
         for frame in incoming:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Final
 
 RESERVED: Final = ("VERSION", "MANIFEST.json", "SHA256SUMS")
+_DRIVE: Final = re.compile("[A-Za-z]:")
 _MAX_COMPONENT_BYTES: Final = 255  # NAME_MAX: a longer name cannot be extracted
 
 
@@ -39,6 +41,8 @@ class Namer:
 
     def _place(self, parent: str, component: str) -> str:
         wanted = _safe(component)
+        if not parent and _DRIVE.match(wanted):
+            wanted = _fit(f"{wanted[0]}%3A{wanted[2:]}", "")  # bsdtar takes a drive off, on every system
         taken = self._taken[parent]
         number = 1
         name = wanted

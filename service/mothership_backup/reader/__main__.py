@@ -40,7 +40,8 @@ def main() -> None:
             number, signal.SIG_IGN
         )  # a unit's stop signal goes to the group; running backups may finish
     output_fd = take_stdout()
-    request = Request.decode(sys.stdin.buffer.read())
+    # One line, not all there is: a process that the host forked meanwhile may hold the pipe's other end.
+    request = Request.decode(sys.stdin.buffer.readline())
     watch = Watch(request)
     output = FrameWriter(output_fd)
     status = 1

@@ -14,7 +14,7 @@ from mothership_backup.reader.source import Source
 def blocks(source: Source) -> Iterator[bytes]:
     """The file's bytes as they are now, as many as the plan said.
 
-    Raises SourceError before the first block when it is gone or replaced, ReaderError when it shrank.
+    Raises SourceError before the first block when it is gone or replaced, ReaderError when it shrank or cannot be read.
     """
     fd, source.fd = source.fd, -1
     if fd < 0:
@@ -22,7 +22,7 @@ def blocks(source: Source) -> Iterator[bytes]:
     try:
         offset = 0
         while offset < source.size_bytes:
-            block = os.pread(fd, min(BLOCK_BYTES, source.size_bytes - offset), offset)
+            block = _read(fd, source, offset)
             if not block:
                 raise ReaderError(
                     f"{source.path}: it shrank to {offset} bytes while it was read; it had {source.size_bytes}",
@@ -33,3 +33,14 @@ def blocks(source: Source) -> Iterator[bytes]:
             yield block
     finally:
         os.close(fd)
+
+
+def _read(fd: int, source: Source, offset: int) -> bytes:
+    try:
+        return os.pread(fd, min(BLOCK_BYTES, source.size_bytes - offset), offset)
+    except OSError as error:
+        raise ReaderError(
+            f"{source.path}: it cannot be read at byte {offset}: {error.strerror}",
+            code="source_failed",
+            source=source.path,
+        ) from error

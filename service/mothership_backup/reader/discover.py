@@ -20,6 +20,7 @@ _MAGIC: Final = b"SQLite format 3\x00"
 _WAL_VERSION: Final = 2  # byte 19 of the header (fileformat2.html, 1.3.3): the version needed to read
 _MAX_OPEN_FILES: Final = 256
 _MAX_LOOKS: Final = 3
+_EXCLUDED: Final = ("excluded", "named by exclude")
 _NOT_ASKED_FOR: Final = ("not_selected", "not asked for")
 _VERSION_MAX_BYTES: Final = 4096
 _SHARED_FILE_SYSTEMS: Final = {"nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs"}
@@ -99,17 +100,28 @@ class Discovery:
             return False
         if stat.S_ISLNK(status.st_mode) and os.path.isdir(os.path.join(self._root, path)):
             self._add(path)
+        if stat.S_ISDIR(status.st_mode) and self._is_excluded_folder(path):
+            self._new_excluded(path)
+            return False
         return stat.S_ISDIR(status.st_mode)
 
     def _add_tree(self, path: str) -> None:
         status = self._lstat(path)
         if status is None:
             return
-        if not stat.S_ISDIR(status.st_mode) or self._is_excluded(path):
+        if not stat.S_ISDIR(status.st_mode):
             self._add(path)
+            return
+        if self._is_excluded_folder(path):
+            self._new_excluded(path)
             return
         for child in sorted(self._list(path)):
             self._add_tree(child)
+
+    def _new_excluded(self, path: str) -> None:
+        source = self._new(path)
+        if source is not None:
+            source.skip(*_EXCLUDED)
 
     def _unreadable_folder(self, path: str, error: OSError) -> None:
         if not path:
@@ -163,7 +175,7 @@ class Discovery:
                 SourceError(message, code="symlink")
             )
         elif is_excluded:
-            source.skip("excluded", "named by exclude")
+            source.skip(*_EXCLUDED)
         elif source.is_named and not self._is_asked_for(path):
             source.skip(*_NOT_ASKED_FOR)
         elif source.kind == FOLDER:
@@ -237,6 +249,10 @@ class Discovery:
 
     def _is_excluded(self, path: str) -> bool:
         return any(pattern.fullmatch(path) for pattern in self._exclude)
+
+    def _is_excluded_folder(self, path: str) -> bool:
+        """By its own name, or because all that is in it is excluded: then nobody looks inside."""
+        return self._is_excluded(path) or self._is_excluded(path + "/")
 
     def _is_asked_for(self, path: str) -> bool:
         return not self._only or any(pattern.fullmatch(path) for pattern in self._only)
@@ -346,8 +362,13 @@ def _translate_part(part: str, special: dict[str, str]) -> str:
     if part and not part.strip("*"):
         return ".*" if part == "**" else "[^/]*"
     if len(part) > 2 and part[0] == "[" and part[-1] == "]":
-        inside = part[1:-1].replace("\\", "\\\\").replace("[", "\\[")
-        return f"[^/{inside[1:]}]" if inside[0] == "!" else f"[{inside}]"
+        inside = re.sub(r"([\\\[\]])", r"\\\1", part[1:-1])
+        letters = f"[^/{inside[1:]}]" if inside[0] == "!" else f"[{inside}]"
+        try:
+            re.compile(letters)
+        except re.error:
+            return "(?!)"  # a range that runs backwards, [z-a], holds no letter
+        return letters
     return re.escape(part)
 
 

@@ -133,11 +133,11 @@ class Entries:
         is_packed = source.is_packed and not self._request.stored
         block = first
         while block:
-            self._throttle.wait(len(block))
-            sha256.update(block)
-            crc = deflate.crc32(block, crc)
-            packed = deflate.pack(block, self._request.level) if is_packed else block
-            self._output.send_data(packed, len(block), crc)
+            for piece in self._throttle.pieces(block):
+                sha256.update(piece)
+                crc = deflate.crc32(piece, crc)
+                packed = deflate.pack(piece, self._request.level) if is_packed else piece
+                self._output.send_data(packed, len(piece), crc)
             block = next(rest, b"")
         return sha256.hexdigest()
 
@@ -282,11 +282,17 @@ class _Throttle:
         self._bytes_per_second = bytes_per_second
         self._due = time.monotonic()
 
-    def wait(self, size_bytes: int) -> None:
+    def pieces(self, block: bytes) -> Iterator[bytes]:
+        """``block`` in pieces of half a second, each when its time has come: no client waits long for the next."""
         if not self._bytes_per_second:
+            yield block
             return
-        now = time.monotonic()
-        self._due = max(self._due, now)
-        if self._due > now:
-            time.sleep(self._due - now)
-        self._due += size_bytes / self._bytes_per_second
+        piece_bytes = max(1, self._bytes_per_second // 2)
+        for begin in range(0, len(block), piece_bytes):
+            piece = block[begin : begin + piece_bytes]
+            now = time.monotonic()
+            self._due = max(self._due, now)
+            if self._due > now:
+                time.sleep(self._due - now)
+            self._due += len(piece) / self._bytes_per_second
+            yield piece

@@ -8,6 +8,7 @@ between before the first pin and after the last (sqlite.org/pragma.html#pragma_d
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
@@ -40,12 +41,12 @@ class Pin:
     @property
     def is_for_holding(self) -> bool:
         """A WAL database's: its writers go on meanwhile."""
-        return self.source.is_wal and self.source.engine in (LIVE, COPIED)
+        return self.source.is_wal and self.source.engine in (LIVE, COPIED) and self.settled is None
 
     @property
     def is_kept(self) -> bool:
         """Needed after the plan; what is to be staged after all is opened again for its copy."""
-        return self.source.status == "ok" and (self.is_for_holding or self.source.engine == IMMUTABLE)
+        return self.source.status == "ok" and (self.is_for_holding or self.settled is not None)
 
     def begin(self) -> None:
         """Take the snapshot; raises SQLite's BUSY at once."""
@@ -189,7 +190,10 @@ class Pinner:
 
     def _open_immutable(self, source: Source, cause: Exception) -> Pin:
         """Read without locks what nobody can be writing: no sidecar is there, and nothing changed of late."""
-        before = os.lstat(source.full_path)
+        try:
+            before = os.lstat(source.full_path)
+        except FileNotFoundError:
+            raise sqlite.describe(cause, source.full_path) from cause
         if os.path.lexists(source.full_path + "-wal") or os.path.lexists(source.full_path + "-journal"):
             raise SourceError(
                 f"it has a WAL that this user cannot read consistently ({cause}): its application is gone without"
@@ -201,7 +205,7 @@ class Pinner:
                 "it changed less than two seconds ago and is not open now; try again", code="busy"
             )
         connection = sqlite.connect(self._library, source.full_path, immutable=True)
-        source.engine = IMMUTABLE
+        source.engine = IMMUTABLE if self._library.has_dbpage else COPIED
         pin = Pin(source, connection)
         pin.settled = before
         return pin
@@ -302,14 +306,20 @@ def read_properties(connection: sqlite3.Connection, source: Source) -> None:
 
 
 def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0
+    status = _stat(path)
+    return status.st_size if status is not None else 0
 
 
 def _mtime_ns(path: str) -> int:
+    status = _stat(path)
+    return status.st_mtime_ns if status is not None else 0
+
+
+def _stat(path: str) -> os.stat_result | None:
+    """None for what is not there; a sidecar's name may even be too long to be there."""
     try:
-        return os.stat(path).st_mtime_ns
-    except FileNotFoundError:
-        return 0
+        return os.stat(path)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
+            return None
+        raise

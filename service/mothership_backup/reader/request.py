@@ -33,8 +33,8 @@ class Request(NamedTuple):
     nice: int = 5
 
     def encode(self) -> bytes:
-        """As JSON; names that are no UTF-8 travel as lone surrogates."""
-        return json.dumps(self._asdict()).encode("ascii")
+        """As one line of JSON; names that are no UTF-8 travel as lone surrogates."""
+        return json.dumps(self._asdict()).encode("ascii") + b"\n"
 
     @classmethod
     def decode(cls, payload: bytes) -> Request:

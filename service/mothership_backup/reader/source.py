@@ -27,8 +27,9 @@ class Source:
     """
 
     __slots__ = (
-        "application_id", "engine", "error", "fd", "file_bytes", "full_path", "is_named", "is_packed", "is_wal", "kind", "mtime_ns",
-        "page_count", "page_size", "path", "size_bytes", "stat", "status", "taken_at", "user_version", "wave",
+        "application_id", "engine", "error", "fd", "file_bytes", "full_path", "is_named", "is_packed", "is_wal",
+        "kind", "mtime_ns", "page_count", "page_size", "path", "size_bytes", "stat", "status", "taken_at",
+        "user_version", "wave",
     )  # fmt: skip
 
     def __init__(self, path: str, full_path: str, kind: str, stat: os.stat_result) -> None:

@@ -114,6 +114,8 @@ def describe(error: Exception, path: str) -> SourceError:
         )
     if code in DAMAGED:
         return SourceError(f"SQLite cannot read it: {error}", code="damaged")
+    if code in _CANNOT_OPEN and not os.path.lexists(path):
+        return SourceError("it was removed while the backup ran", code="vanished")
     if code in _CANNOT_OPEN and not os.access(path, os.R_OK, effective_ids=True):
         return SourceError("this user has no right to read it", code="not_readable")
     return SourceError(f"SQLite cannot read it: {error}", code="not_readable")

@@ -46,15 +46,18 @@ class StagedCopy:
             yield block
 
     def open_for_check(self) -> sqlite3.Connection:
-        """A connection on the copy itself. In memory by the standard library's SQLite: sqlean.py cannot deserialize."""
+        """A connection on the copy itself, when its bytes were sent: its header is changed for it.
+
+        In memory by the standard library's SQLite: sqlean.py cannot deserialize.
+        """
+        if self.size_bytes:  # a database in its first transaction has no page, and so no header
+            # A copy without a name can have no WAL: it must not ask for one (fileformat2.html, 1.3.3).
+            os.pwrite(self.fd, b"\x01\x01", 18)
         if self.connection is not None:
             return self.connection
         self.connection = connection = sqlite3.connect(":memory:", check_same_thread=False)
-        content = bytearray(self.size_bytes)
-        os.preadv(self.fd, [content], 0)
-        # A copy in memory can have no WAL: its header must not ask for one (fileformat2.html, 1.3.3).
-        content[18:20] = b"\x01\x01"
-        connection.deserialize(content)
+        if self.size_bytes:
+            connection.deserialize(b"".join(self.blocks()))
         connection.execute("PRAGMA trusted_schema=OFF")
         connection.execute("PRAGMA cell_size_check=ON")
         return connection
@@ -104,7 +107,8 @@ class PrivateFiles:
         try:
             filler = library.module.connect(path, isolation_level=None, check_same_thread=False)
             filler.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA temp_store=MEMORY;")
-            return fd, filler, sqlite.connect(library, path, immutable=True)
+            # Not immutable: for such a connection the file would stay as empty as it is now.
+            return fd, filler, sqlite.connect(library, path)
         except BaseException:
             os.close(fd)
             raise
@@ -206,7 +210,8 @@ class Stager:
             if source.engine == COPIED:
                 if filler is None:
                     raise self._no_room(source)
-                self._copy_by_backup(source, connection, filler, deadline)
+                if source.page_count:  # of a database in its first transaction, SQLite would make a page
+                    self._copy_by_backup(source, connection, filler, deadline)
             else:
                 self._copy_pages(source, connection, copy.fd, deadline)
             copy.size_bytes = os.fstat(copy.fd).st_size
