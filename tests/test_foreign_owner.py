@@ -180,7 +180,6 @@ def test_one_whose_writer_was_killed_needs_its_owner(shared: Shared) -> None:
     """Its WAL holds commits that only a writer may recover: a named failure, its bytes as they were."""
     leave_crashed(shared.data, "-wal")
     shared.give_away()
-    shared.settle()
     stood = {name: (shared.data / name).read_bytes() for name in shared.listing()}
 
     driven = drive(shared.data, user=NOBODY)
@@ -238,24 +237,36 @@ def test_an_application_that_opens_and_closes_all_the_time_is_never_locked_out(
         assert driven.outcome == "complete" or (driven.error or {}).get("code") == "none_readable", driven
 
 
-def test_a_folder_that_is_read_only(tmp_path: Path, make_database: MakeDatabase) -> None:
-    """A read-only mount: idle is read without locks, a WAL that was left is a named failure."""
+def read_only(folder: Path) -> list[str]:
+    """A command line for which this folder is on a read-only mount."""
+    return mounted(f'mount --bind {folder} {folder} && mount -o remount,ro,bind {folder} && exec "$@"')
+
+
+def test_a_read_only_mount_is_read_without_locks(idle: Shared) -> None:
+    """Nobody can make a sidecar there, root neither."""
+    stood = idle.listing()
+
+    assert backed_up(drive(idle.data, command=read_only(idle.data), strict=True)) in ("immutable", "copied")
+    assert idle.listing() == stood
+
+
+def test_a_wal_that_was_left_on_a_read_only_mount(tmp_path: Path, make_database: MakeDatabase) -> None:
+    """Without it the database would be old, and no check could see that: a named failure."""
     root_only()
+    path = make_database(tmp_path / "a.db", rows=100)
     data = tmp_path / "data"
-    make_database(data / "a.db", rows=100)
-    crashed = make_database(tmp_path / "crashed.db", rows=100)
-    with contextlib.closing(sqlite3.connect(crashed, isolation_level=None)) as live:
+    data.mkdir()
+    make_database(data / "b.db", journal="delete", rows=5)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as live:
         live.execute("DELETE FROM reading WHERE id > 50")
         for suffix in ("", "-wal"):
-            shutil.copy(f"{crashed}{suffix}", f"{data}/crashed.db{suffix}")
-    Shared(data).settle()
-    command = mounted(f'mount --bind {data} {data} && mount -o remount,ro,bind {data} && exec "$@"')
+            shutil.copy(f"{path}{suffix}", f"{data}/crashed.db{suffix}")
 
-    driven = drive(data, command=command)
+    driven = drive(data, command=read_only(data))
 
     assert driven.codes == {"crashed.db": "needs_recovery"}
-    assert driven.engines["a.db"] in ("immutable", "copied")
-    assert {path.name for path in data.iterdir()} == {"a.db", "crashed.db", "crashed.db-wal"}
+    assert driven.engines.keys() == {"b.db"}
+    assert {path.name for path in data.iterdir()} == {"b.db", "crashed.db", "crashed.db-wal"}
 
 
 def readers_of(path: Path) -> list[int]:
@@ -274,9 +285,8 @@ def test_one_that_is_written_to_while_it_is_read_without_locks(
     Shared(path.parent).settle()
     config = {"limits": {"read_bytes_per_second": 2_000_000}, "snapshot": {"staging_memory_bytes": 0}}
     data = path.parent
-    command = mounted(f'mount --bind {data} {data} && mount -o remount,ro,bind {data} && exec "$@"')
     with ThreadPoolExecutor() as pool:
-        running = pool.submit(lambda: drive(data, config, command=command, check="none"))
+        running = pool.submit(lambda: drive(data, config, command=read_only(data), check="none"))
         wait_until("the reader to have it open", lambda: readers_of(path))
         first_look = time.monotonic()  # which only tells what kind of file it is
         wait_until("its pages to be read", lambda: time.monotonic() - first_look > 0.4 and readers_of(path))

@@ -163,7 +163,6 @@ def test_a_gigabyte_takes_less_than_128_mib(
                     pass
 
         assert len(peaks) >= 2
-        print("PEAKS", compression, peaks, first_byte_seconds)
         assert sum(peaks.values()) < 128 * 1024 * 1024, peaks
         assert first_byte_seconds < 1.5
 

@@ -3,6 +3,7 @@
 `bank`: accounts whose sum is constant, each transfer one transaction, every row with its CRC.
 `pair`: two databases of many tables written in step, a marker in each, in turn.
 `exclusive`: holds an exclusive lock and does nothing.
+`checkpoint`: checkpoints of all four kinds in random order; what it counts as commits are those.
 
 Prints `ready`, then, when its standard input closes or SIGTERM comes, one line of JSON about what it did.
 """
@@ -22,7 +23,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ ACCOUNTS = 2000
 BALANCE = 1000
 PADDING = b"." * 500  # spreads the accounts over many pages, so that a mixed snapshot shows
 LEDGER = 5000
+CHECKPOINTS = ("PASSIVE", "FULL", "RESTART", "TRUNCATE")
 BURST = 10  # commits as fast as they come, then a pause: what happens between two looks happens in lumps
 
 
@@ -105,16 +107,36 @@ class Tally:
     busy: int = 0
     longest_seconds: float = 0.0
     seconds: float = 0.0
+    failed_at: list[list[float]] = field(default_factory=list)
+    """When (monotonic, from and to) it waited in vain."""
+    kinds: dict[str, int] = field(default_factory=dict)
+    """Checkpoints that did not find the database busy, by kind."""
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, timeout=10)
+def _connect(path: Path, timeout: float) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, timeout=timeout)
     db.execute("PRAGMA synchronous=OFF")  # the disk's speed is not what is tested
     return db
 
 
-def _work(paths: list[Path], kind: str, rate: float, stop: threading.Event) -> Tally:
-    connections = [_connect(path) for path in paths]
+@dataclass(frozen=True)
+class Pace:
+    """How fast a writer goes and how patient it is."""
+
+    rate: float = 500.0
+    burst: int = BURST
+    timeout: float = 10.0
+
+
+def _checkpoint(db: sqlite3.Connection, tally: Tally) -> None:
+    kind = random.choice(CHECKPOINTS)
+    if db.execute(f"PRAGMA wal_checkpoint({kind})").fetchone()[0]:
+        raise sqlite3.OperationalError("the database is locked for a checkpoint")
+    tally.kinds[kind] = tally.kinds.get(kind, 0) + 1
+
+
+def _work(paths: list[Path], kind: str, pace: Pace, stop: threading.Event) -> Tally:
+    connections = [_connect(path, pace.timeout) for path in paths]
     tally, began = Tally(), time.monotonic()
     print("ready", flush=True)
     while not stop.is_set():
@@ -123,6 +145,8 @@ def _work(paths: list[Path], kind: str, rate: float, stop: threading.Event) -> T
         try:
             if kind == "bank":
                 transfer(db)
+            elif kind == "checkpoint":
+                _checkpoint(db, tally)
             else:
                 db.execute("UPDATE marker SET n = n + 1")
             tally.commits += 1
@@ -130,10 +154,11 @@ def _work(paths: list[Path], kind: str, rate: float, stop: threading.Event) -> T
             if "locked" not in str(error):
                 raise
             tally.busy += 1
+            tally.failed_at.append([before, time.monotonic()])
             if db.in_transaction:
                 db.execute("ROLLBACK")
         tally.longest_seconds = max(tally.longest_seconds, time.monotonic() - before)
-        due = began + tally.commits // BURST * BURST / rate
+        due = began + (tally.commits + tally.busy) // pace.burst * pace.burst / pace.rate
         stop.wait(max(0.0, due - time.monotonic()))
     tally.seconds = time.monotonic() - began
     for db in connections:
@@ -152,9 +177,11 @@ def _hold(path: Path, stop: threading.Event) -> Tally:
 
 def main() -> None:
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("kind", choices=("bank", "pair", "exclusive"))
+    arguments.add_argument("kind", choices=("bank", "pair", "exclusive", "checkpoint"))
     arguments.add_argument("paths", nargs="+", type=Path)
     arguments.add_argument("--rate", type=float, default=500.0, help="commits a second")
+    arguments.add_argument("--burst", type=int, default=BURST, help="commits without a pause between them")
+    arguments.add_argument("--timeout", type=float, default=10.0, help="seconds to wait for a lock")
     given = arguments.parse_args()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -168,15 +195,18 @@ def main() -> None:
     if given.kind == "exclusive":
         tally = _hold(given.paths[0], stop)
     else:
-        tally = _work(given.paths, given.kind, given.rate, stop)
+        tally = _work(given.paths, given.kind, Pace(given.rate, given.burst, given.timeout), stop)
     print(json.dumps(vars(tally)), flush=True)
 
 
 class Writer:
     """One of the above as its own process, from the test's side."""
 
-    def __init__(self, kind: str, *paths: Path, rate: float = 500.0) -> None:
+    def __init__(
+        self, kind: str, *paths: Path, rate: float = 500.0, burst: float = BURST, timeout: float = 10.0
+    ) -> None:
         command = [sys.executable, __file__, kind, *map(str, paths), "--rate", str(rate)]
+        command += ["--burst", str(int(burst)), "--timeout", str(timeout)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"

@@ -286,6 +286,7 @@ def _request(mode: str, settings: Settings, options: Options) -> Request:
         level=settings.archive.level,
         level_was_set="level" in settings.archive.model_fields_set,
         check=options.check,
+        engine=snapshot.engine,
         busy_timeout_seconds=snapshot.busy_timeout_seconds,
         max_lock_seconds=snapshot.max_lock_seconds,
         check_timeout_seconds=snapshot.check_timeout_seconds,

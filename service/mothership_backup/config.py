@@ -137,6 +137,7 @@ class Archive(Section):
 
 
 class Snapshot(Section):
+    engine: Literal["auto", "live", "staged"] = "auto"
     busy_timeout_seconds: Seconds = 1
     max_lock_seconds: SomeSeconds = 4
     check_timeout_seconds: Annotated[int, Field(ge=1, le=WEEK_SECONDS)] = 300

@@ -86,7 +86,7 @@ def _run(request: Request, output: FrameWriter, watch: Watch) -> None:
     sources = discovery.sources
     app_version = _find_version(request, sources)
     waves = _assign_waves(sources)
-    pinner = Pinner(library, watch, request.busy_timeout_seconds)
+    pinner = Pinner(request, library, watch)
     stager = Stager(request, library, watch)
     _keep_out_of_foreign_folders(sources)
     entries = Entries(request, library, output, pinner, stager, sources)

@@ -149,7 +149,12 @@ class Entries:
         return document
 
     def _check(self, index: int, source: Source, staged: StagedCopy | None) -> None:
-        """Queue the check, which lets the snapshot go; at once where none is asked for."""
+        """Queue the check, which lets the snapshot go; at once where none is asked for, or none is needed."""
+        if source.is_cut:
+            self._let_go(source, staged)
+            text = "the file is shorter than its header says"
+            self._output.send(frames.CHECK, {"index": index, "verdict": snapshot.DAMAGED, "text": text})
+            return
         if source.kind != DATABASE or self._request.check == "none":
             self._let_go(source, staged)
             return

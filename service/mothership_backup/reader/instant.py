@@ -18,12 +18,14 @@ from typing import Any, Final, NamedTuple
 
 from mothership_backup.errors import SourceError
 from mothership_backup.reader import sqlite
+from mothership_backup.reader.request import Request
 from mothership_backup.reader.source import COPIED, IMMUTABLE, LIVE, STAGED, Source
 from mothership_backup.reader.watch import Watch
 
 _MAX_TRIES: Final = 20
 _MAX_TRY_SECONDS: Final = 0.2
 _RETRY_SECONDS: Final = 0.01
+_HEADER_BYTES: Final = 100
 _SETTLED_SECONDS: Final = 2.0  # ctime has the kernel tick's resolution: an older one cannot hide a write
 
 
@@ -102,16 +104,18 @@ def utc_now() -> str:
 class Pinner:
     """Opens sources and pins them; one for all waves of a backup."""
 
-    def __init__(self, library: sqlite.Library, watch: Watch, busy_timeout_seconds: float) -> None:
+    def __init__(self, request: Request, library: sqlite.Library, watch: Watch) -> None:
         self._library = library
         self._watch = watch
-        self._busy_timeout_seconds = busy_timeout_seconds
+        self._busy_timeout_seconds = request.busy_timeout_seconds
+        self._wanted_engine = request.engine
 
     def pin_all(self, sources: Sequence[Source]) -> tuple[dict[str, Pin], Instant]:
         """Open, look at and (WAL only) pin each source; what fails says so in the source itself.
 
         Busy ones are retried together, for ``busy_timeout_seconds`` in all. A rollback-journal database is only
-        looked at: a held read lock would block its writers. Returns the pins by path.
+        looked at: a held read lock would block its writers. So is every one with ``engine = "staged"``, and then
+        several are of no one instant. Returns the pins by path.
         """
         pins: dict[str, Pin] = {}
         self._retry(sources, lambda source: self._open_into(pins, source))
@@ -121,6 +125,8 @@ class Pinner:
         )
         for path in [path for path, pin in pins.items() if not pin.is_kept]:
             self.release(pins.pop(path))
+        if self._wanted_engine == STAGED and sum(source.is_wal for source in sources) > 1:
+            instant = instant._replace(is_exact=False)
         return pins, instant
 
     def release(self, pin: Pin) -> None:
@@ -156,15 +162,21 @@ class Pinner:
             self._look_at(source)
             return
         source.engine = LIVE if self._library.has_dbpage else COPIED
+        if self._wanted_engine == LIVE != source.engine:
+            message = "snapshot.engine is \"live\", and no SQLite at hand has sqlite_dbpage; install the extra 'fast'"
+            raise SourceError(message, code="no_live_engine")
         try:
-            pins[source.path] = self._open(source)
+            if self._wanted_engine == STAGED:
+                self._look_at(source)
+            else:
+                pins[source.path] = self._open(source)
         except self._library.module.Error as error:
             if not sqlite.needs_sidecars(error):
                 raise
             pins[source.path] = self._open_immutable(source, error)
 
     def _look_at(self, source: Source) -> None:
-        """A rollback-journal database: read now what the plan says, and let it go until its copy."""
+        """A database to be staged: read now what the plan says, and let it go until its copy."""
         source.engine = STAGED if self._library.has_dbpage else COPIED
         pin = self._open(source)
         try:
@@ -272,6 +284,8 @@ class Pinner:
             pin.wal_bytes = _size(pin.wal_path)
             self._watch.hold(pin)
         read_properties(connection, source)
+        if source.engine in (LIVE, IMMUTABLE):
+            look_for_cut(connection, source)
         if source.engine == LIVE:
             self._refuse_changed_mode(source, connection)
 
@@ -303,6 +317,18 @@ def read_properties(connection: sqlite3.Connection, source: Source) -> None:
     source.size_bytes = source.page_size * source.page_count
     source.file_bytes = _size(source.full_path)
     source.mtime_ns = max(source.stat.st_mtime_ns, _mtime_ns(source.full_path + "-wal"))
+
+
+def look_for_cut(connection: sqlite3.Connection, source: Source) -> None:
+    """Note a database that was cut before: `writable_schema` lets SQLite read what is left without a word.
+
+    The header's own size counts only if it was written with the last change (fileformat2.html, 1.3.7).
+    """
+    row = connection.execute(
+        "SELECT substr(data, 1, 100) FROM sqlite_dbpage('main') WHERE pgno = 1"
+    ).fetchone()
+    if row is not None and len(row[0]) == _HEADER_BYTES and row[0][24:28] == row[0][92:96]:
+        source.is_cut = int.from_bytes(row[0][28:32], "big") > source.page_count
 
 
 def _size(path: str) -> int:

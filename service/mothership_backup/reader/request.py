@@ -21,6 +21,7 @@ class Request(NamedTuple):
     level: int = 1
     level_was_set: bool = False
     check: str = "quick"
+    engine: str = "auto"
     busy_timeout_seconds: float = 1.0
     max_lock_seconds: float = 4.0
     check_timeout_seconds: float = 300.0

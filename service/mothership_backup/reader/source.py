@@ -27,9 +27,9 @@ class Source:
     """
 
     __slots__ = (
-        "application_id", "engine", "error", "fd", "file_bytes", "full_path", "is_named", "is_packed", "is_wal",
-        "kind", "mtime_ns", "page_count", "page_size", "path", "size_bytes", "stat", "status", "taken_at",
-        "user_version", "wave",
+        "application_id", "engine", "error", "fd", "file_bytes", "full_path", "is_cut", "is_named",
+        "is_packed", "is_wal", "kind", "mtime_ns", "page_count", "page_size", "path", "size_bytes",
+        "stat", "status", "taken_at", "user_version", "wave",
     )  # fmt: skip
 
     def __init__(self, path: str, full_path: str, kind: str, stat: os.stat_result) -> None:
@@ -46,6 +46,7 @@ class Source:
         self.engine = PLAIN
         self.is_named = False  # by a pattern for databases, not as part of an included folder
         self.is_wal = False
+        self.is_cut = False  # the file is shorter than its own header says
         self.is_packed = True  # deflated in a deflate archive; False: stored there too
         self.wave = 1
         self.error: SourceError | None = None

@@ -21,7 +21,7 @@ from typing import Final
 from mothership_backup.deflate import BLOCK_BYTES
 from mothership_backup.errors import SourceError
 from mothership_backup.reader import snapshot, sqlite
-from mothership_backup.reader.instant import Pin, read_properties, utc_now
+from mothership_backup.reader.instant import Pin, look_for_cut, read_properties, utc_now
 from mothership_backup.reader.request import Request
 from mothership_backup.reader.source import COPIED, Source
 from mothership_backup.reader.watch import Watch
@@ -199,6 +199,8 @@ class Stager:
                 raise SourceError("another file took its name while the backup ran", code="replaced")
             source.taken_at = utc_now()
             read_properties(connection, source)
+            if source.engine != COPIED:
+                look_for_cut(connection, source)
             return self._copy(source, connection, deadline)
         finally:
             connection.execute("ROLLBACK")
@@ -244,9 +246,10 @@ class Stager:
 
     def _look_at(self, deadline: float, source: Source) -> None:
         if time.monotonic() > deadline:
+            remedy = "raise that" if source.is_wal else "switch the database to WAL"
             raise SourceError(
                 f"its copy took longer than its lock may be held (max_lock_seconds = {self._request.max_lock_seconds});"
-                " switch the database to WAL, or name a faster staging_dir",
+                f" {remedy}, or name a faster staging_dir",
                 code="lock_too_long",
                 source=source.path,
             )
@@ -275,7 +278,11 @@ class Stager:
 
     def _no_room(self, source: Source) -> SourceError:
         where = self._request.staging_dir or "(no staging_dir: neither $TMPDIR nor /tmp is there)"
-        how = "it has a rollback journal" if source.engine != COPIED else "this SQLite has no sqlite_dbpage"
+        how = "it has a rollback journal"
+        if source.is_wal:
+            how = 'snapshot.engine is "staged"'
+        if source.engine == COPIED:
+            how = "this SQLite has no sqlite_dbpage"
         return SourceError(
             f"{how}, and there is no room to copy its {source.size_bytes} bytes aside in {where};"
             " switch the database to WAL, name a staging_dir with more room, or install the extra 'fast'",

@@ -1,0 +1,7 @@
+"""Nothing but that the parts of the cases assert as loudly as the cases do."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.register_assert_rewrite("torture.harness")
