@@ -312,3 +312,10 @@ def test_no_text_of_a_variable_is_anything_but_settings_or_a_configuration_error
         settings = load(None, {P + key: text})
 
         assert Settings.model_validate(settings.model_dump()) == settings
+
+
+def test_settings_can_be_read_from_json() -> None:
+    """A host application may keep them in its own JSON."""
+    settings = Settings(data=Data(dir=Path("/srv/spaxel")))
+
+    assert Settings.model_validate_json(settings.model_dump_json()) == settings

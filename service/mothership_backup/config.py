@@ -80,10 +80,10 @@ def _pattern(text: str) -> str:
     return str(path)  # floor_plan/ and ./floor_plan are floor_plan
 
 
-def _as_path(value: object) -> object:
+def _not_empty(value: object) -> object:
     if value == "":
         raise _refuse("must not be empty")
-    return Path(value) if isinstance(value, str) else value
+    return value
 
 
 def _as_tuple(value: object) -> object:
@@ -114,7 +114,7 @@ class Server(Section):
 
 
 class Data(Section):
-    dir: Annotated[Path, BeforeValidator(_as_path)] = Path("/data")
+    dir: Annotated[Path, Field(strict=False), BeforeValidator(_not_empty)] = Path("/data")  # TOML and JSON have no paths
     databases: Patterns = ("*.db",)
     include: Patterns = ("floor_plan",)
     exclude: Patterns = ()
