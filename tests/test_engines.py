@@ -236,6 +236,19 @@ def test_without_room_a_database_fails_by_name(tmp_path: Path, make_database: Ma
     assert str(small) in strict.error["message"]
 
 
+def test_staging_leaves_the_application_its_room(tmp_path: Path, make_database: MakeDatabase) -> None:
+    """On the databases' own disk `min_free_bytes` stay free of copies."""
+    make_database(tmp_path / "data" / "a.db", journal="delete", rows=10)
+    (tmp_path / "data" / "b.db").touch()
+    (tmp_path / "staging").mkdir()
+    config: Config = {
+        "snapshot": {"staging_dir": str(tmp_path / "staging"), "staging_memory_bytes": 0},
+        "limits": {"min_free_bytes": 2**62},
+    }
+
+    assert codes(archive_of(tmp_path / "data", config)) == {"a.db": "no_room"}
+
+
 # copied
 
 

@@ -98,7 +98,7 @@ def test_the_longest_frame_and_one_byte_more() -> None:
 def test_an_unknown_type_is_refused(frame_type: int) -> None:
     """A stray print, or a reader of another version."""
     with pytest.raises(ProtocolError, match=f"type {frame_type}"):
-        decode(HEADER.pack(frame_type, 0), [])
+        decode(HEADER.pack(frame_type, 2) + b"{}", [])
 
 
 @pytest.mark.parametrize(

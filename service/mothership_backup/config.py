@@ -114,7 +114,8 @@ class Server(Section):
 
 
 class Data(Section):
-    dir: Annotated[Path, Field(strict=False), BeforeValidator(_not_empty)] = Path("/data")  # TOML and JSON have no paths
+    # Not strict: TOML and JSON have no paths, only text.
+    dir: Annotated[Path, Field(strict=False), BeforeValidator(_not_empty)] = Path("/data")
     databases: Patterns = ("*.db",)
     include: Patterns = ("floor_plan",)
     exclude: Patterns = ()

@@ -22,7 +22,7 @@ def test_every_copy_is_one_moment_of_the_bank(
     """Writers fail only while a reader lives: a checkpoint that waits for its pin holds the write lock meanwhile."""
     bank = make_database(tmp_path / "data" / "bank.db", rows=20_000, random_bytes=500)
     create_bank(bank, "wal")
-    running = service(bank.parent, {"limits": {"read_bytes_per_second": 12 * MIB}})
+    running = service(bank.parent, {"limits": {"read_bytes_per_second": 4 * MIB}})
     counts: list[int] = []
 
     with (
@@ -36,7 +36,7 @@ def test_every_copy_is_one_moment_of_the_bank(
             archive = fetch(running, tmp_path / "a.zip", "strict=true&check=none")
             prove(archive, tmp_path / "out", {"bank.db": lambda path: counts.append(check_bank(path))})
 
-    assert len(counts) >= seconds / 4
+    assert len(counts) >= seconds / 8
     assert counts == sorted(set(counts)), "each backup is later than the one before"
     assert cut.tally.busy > 0, "no checkpoint met a pin: nothing was proved"
     for begin, end in [*first.tally.failed_at, *second.tally.failed_at]:

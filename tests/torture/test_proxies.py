@@ -15,7 +15,7 @@ import pytest
 from clients import SLOW, fetch_and
 from harness import Config, Service, run, serving, tool
 from processes import wait_until
-from proxies import PROXIES, Proxy, is_old_caddy, proxying
+from torture.proxies import PROXIES, Proxy, is_old_caddy, proxying
 
 pytestmark = pytest.mark.long
 
