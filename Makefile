@@ -2,18 +2,20 @@
 # make run DATA=/path PORT=9000  a directory of yours instead
 # make test                      lint, types, tests
 # make test-all                  the same, the cases that take minutes, and the tests without the extra `fast`
+# make torture MINUTES=30         the soak: load, faults, and every archive proved; a table at its end
 # Another interpreter: make PYTHON=python3.12 run
 
 PYTHON ?= python3
 PORT ?= 8080
 DATA ?=
+MINUTES ?= 30
 
 # Errors only: warnings may name the package index.
 PIP := -m pip --disable-pip-version-check --no-input -qq
 SQLEAN := sqlean.py>=3.50.4; python_version < "3.15"
 ISAL := isal>=1.7
 
-.PHONY: run test test-all clean
+.PHONY: run test test-all torture clean
 .DELETE_ON_ERROR:
 
 run: .venv/.ready
@@ -34,6 +36,9 @@ test-all: test .venv-plain/.ready
 	.venv/bin/python -m pytest -m long || test $$? -eq 5
 	@echo 'Once more, without sqlean and isal:'
 	.venv-plain/bin/python -m pytest -m 'not long and not live_engine'
+
+torture: .venv/.ready-test
+	@cd tests && ../.venv/bin/python -m torture.soak --minutes '$(MINUTES)'
 
 clean:
 	rm -rf .venv .venv-plain .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -179,19 +179,17 @@ def test_what_cannot_be_judged_is_not_damage(
 
 
 @pytest.mark.parametrize("compression", ["deflate", "stored"])
-def test_a_check_without_time_is_unfinished(
-    compression: str, tmp_path: Path, make_database: MakeDatabase
-) -> None:
+def test_a_check_without_time_is_unfinished(compression: str, tmp_path: Path) -> None:
     """`check_timeout_seconds` is for all of a backup's checks together."""
     slow_to_check(tmp_path / "data" / "a.db", 20)
-    make_database(tmp_path / "data" / "b.db", rows=200_000)
+    slow_to_check(tmp_path / "data" / "b.db", 20)
     began = time.monotonic()
 
     archive = archive_of(
         tmp_path / "data", {"snapshot": {"check_timeout_seconds": 1}}, strict=True, compression=compression
     )
 
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 8
     assert archive.source("a.db")["check"]["verdict"] == "unfinished"
     assert archive.source("b.db")["check"]["verdict"] == "unfinished"
     assert archive.manifest["complete"] is True

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from harness import Archive, Config, MakeDatabase
-from mothership_backup import child, frames
+from mothership_backup import child
 from mothership_backup.backup import Backup
 from mothership_backup.errors import BackupError, CutError, ReaderError
 from processes import children, gone_within, open_paths, wait_until
-from support import backup_of, error_of, plan_of, reading, request_for, take
+from support import backup_of, error_of, take
 from writers import create_bank, writing
 
 SLOW: Config = {"limits": {"read_bytes_per_second": 2_000_000}}
@@ -147,6 +147,7 @@ def test_stopped_it_is_silent_and_that_is_told(large: Path, monkeypatch: pytest.
     assert gone_within(reader_of(run), 1)
 
 
+@pytest.mark.long
 def test_a_client_that_keeps_it_waiting_is_not_its_silence(
     large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,17 +290,3 @@ def test_many_at_once_in_one_process(large: Path) -> None:
         thread.join()
 
     assert len(archives) == 4
-
-
-def test_a_reader_alone_says_what_the_service_reads(large: Path) -> None:
-    """Plan, entries, verdicts, END; and then its pipe ends."""
-    with reading(request_for(large)) as (reader, incoming):
-        sources, rest = plan_of(incoming)
-        types = [frame.type for frame in incoming]
-        status = reader._process.wait(2)
-
-    assert [source["path"] for source in sources] == ["events.db", "nodes.db"]
-    assert rest["waves"] == 1
-    assert types[-1] == frames.END
-    assert types.count(frames.END_OF_ENTRY) == types.count(frames.CHECK) == 2
-    assert status == 0

@@ -15,7 +15,7 @@ from mothership_backup import child, frames
 from mothership_backup.errors import BackupError, DataDirError, NoMatchError, ReaderError
 from mothership_backup.reader.request import Request
 from processes import gone_within
-from support import backup_of, reading, request_for, take
+from support import backup_of, plan_of, reading, request_for, take
 
 # A host that starts a reader, perhaps forks a worker, says who they are, and waits to be killed.
 HOST = """
@@ -135,6 +135,20 @@ def test_a_request_is_whole_before_its_pipe_ends(large: Path) -> None:
 
         reader.stdin.close()
     assert frames.encode_document(frames.END, {"entries": 0, "size_bytes": 0}) in said
+
+
+def test_a_reader_alone_says_what_the_service_reads(large: Path) -> None:
+    """Plan, entries, verdicts, END; and then its pipe ends."""
+    with reading(request_for(large)) as (reader, incoming):
+        sources, rest = plan_of(incoming)
+        types = [frame.type for frame in incoming]
+        status = reader._process.wait(2)
+
+    assert [source["path"] for source in sources] == ["events.db"]
+    assert rest["waves"] == 1
+    assert types[-1] == frames.END
+    assert types.count(frames.END_OF_ENTRY) == types.count(frames.CHECK) == 1
+    assert status == 0
 
 
 # Readers that are none.

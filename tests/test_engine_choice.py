@@ -81,5 +81,6 @@ def test_live_does_not_fall_back_to_a_copy(tmp_path: Path, make_database: MakeDa
 
     driven = drive(tmp_path / "data", {"snapshot": {"engine": "live"}}, without=EXTRA)
 
+    assert driven.archive is not None
     assert driven.archive.source("rollback.db")["status"] == "ok"
     assert driven.archive.source("wal.db")["error"]["code"] == "no_live_engine"

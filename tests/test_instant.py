@@ -50,7 +50,7 @@ class Disturbed(instant.Pinner):
             pin.begin()
 
 instant._MAX_TRY_SECONDS = 60
-pinner = Disturbed(sqlite.choose_library(), Watch(request), 1)
+pinner = Disturbed(request, sqlite.choose_library(), Watch(request))
 pins, found = pinner.pin_all(sources)
 markers = [pin.connection.execute("SELECT n FROM marker").fetchone()[0] for pin in pins.values()]
 print(json.dumps({"exact": found.is_exact, "tries": pinner.tries, "markers": markers}))
@@ -75,7 +75,7 @@ def test_two_databases_written_in_step_are_never_steps_apart(steps: list[Path], 
     """Where the manifest says `exact`; and it says so most of the time."""
     exact = 0
     with writing("pair", *steps, rate=2000) as writer:
-        for _ in range(30):
+        for _ in range(15):
             archive = archive_of(steps[0].parent, **SILENT)
             if archive.manifest["instant"]["exact"]:
                 exact += 1
@@ -83,8 +83,8 @@ def test_two_databases_written_in_step_are_never_steps_apart(steps: list[Path], 
                 assert 0 <= first - second <= 1
         tally = writer.stop()
 
-    assert exact >= 10
-    assert tally.commits > 200
+    assert exact >= 5
+    assert tally.commits > 100
 
 
 @pytest.mark.parametrize(("commits", "is_exact"), [(0, True), (1, True), (3, True), (20, False)])

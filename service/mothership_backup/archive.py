@@ -6,11 +6,13 @@ private method of the library is replaced; tests/test_archive_contract.py fails 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import stat
 import struct
 import time
 from collections.abc import Generator, Iterable, Iterator
+from itertools import chain, islice
 from typing import Final, NamedTuple
 
 from zipstream import ZIP_STORED, ZipStream
@@ -45,6 +47,7 @@ SUMS: Final = "SHA256SUMS"
 _FILE_MODE: Final = 0o644
 _GROWTH_BYTES: Final = 64 * 1024 * 1024  # what a staged database may grow by between its plan and its copy
 _SPARE_SECONDS: Final = 60
+_LINES_A_PIECE: Final = 4096
 _EXTENDED_TIMESTAMP: Final = 0x5455
 _DESCRIPTOR_BYTES: Final = 16
 _DESCRIPTOR64_BYTES: Final = 24
@@ -66,7 +69,7 @@ class _Entry(ZipStreamInfo):  # type: ignore[misc]  # the library has no types
         seconds = mtime_ns // 1_000_000_000
         super().__init__(name, _dos_time(seconds))
         self.compress_type = ZIP_DEFLATED if is_deflated else ZIP_STORED
-        self.external_attr = (stat.S_IFREG | mode) << 16
+        self.external_attr = _attributes(mode)
         self.file_size = planned_bytes
         self.extra = _timestamp(seconds)
 
@@ -153,8 +156,7 @@ class Archive:
         yield from self._own(VERSION, len(self._version), iter([self._version]))
         digest = hashlib.sha256()
         yield from self._own(MANIFEST, self._manifest_bytes, self._manifest_pieces(incoming, digest))
-        sums = self._sums(digest.hexdigest())
-        yield from self._own(SUMS, len(sums), iter([sums]))
+        yield from self._own(SUMS, self._sums_bytes(), self._sums(digest.hexdigest()))
         yield from self._zip.footer()
 
     # One source.
@@ -195,6 +197,8 @@ class Archive:
                     yield Packed(deflate.PULSE, 0, crc)
                 yield Packed(FLUSH, 0, crc)
             frame = self._next(index, incoming)
+        if "error" in frame.document:
+            raise _protocol_error(f"entry {index} failed after its first byte, and it went on")
         if frame.document["size_bytes"] != size_bytes or (self._stored and size_bytes != source.size_bytes):
             raise ReaderError(
                 f"{source.path}: it has {frame.document['size_bytes']} bytes, {size_bytes} came,"
@@ -235,6 +239,8 @@ class Archive:
         if frame.type != frames.CHECK:
             return frame.type == frames.ALIVE
         index, verdict = frame.document["index"], frame.document["verdict"]
+        if index not in range(len(self._plan.sources)):
+            raise _protocol_error(f"a verdict for entry {index}, which there is not")
         self._manifest.add_verdict(index, verdict, frame.document["text"])
         if verdict == "damaged" and self._strict:
             name = self._plan.sources[index].path
@@ -284,15 +290,20 @@ class Archive:
                 yield b""
         else:
             raise _protocol_error("it ended without its END frame")
-        text = self._manifest.encode()
+        size_bytes = blanks
+        for piece in self._manifest.pieces():
+            size_bytes += len(piece)
+            digest.update(piece)
+            yield piece
+        last = b"\n"
         if self._stored:
-            text = text.rstrip(b"\n").ljust(self._manifest_bytes - blanks - 1) + b"\n"
-            if blanks + len(text) != self._manifest_bytes:
+            last = last.rjust(self._manifest_bytes - size_bytes)
+            if size_bytes + len(last) != self._manifest_bytes:
                 raise _protocol_error(
-                    f"a manifest of {len(text)} bytes where {self._manifest_bytes} were promised"
+                    f"a manifest of {size_bytes} bytes where {self._manifest_bytes} were promised"
                 )
-        digest.update(text)
-        yield text
+        digest.update(last)
+        yield last
 
     def _compare(self, frame: Frame) -> None:
         self._manifest.set_instants(frame.document["instants"])
@@ -302,21 +313,28 @@ class Archive:
                 f"it sent {self._entries} entries, {self._size_bytes} bytes, and says {said}"
             )
 
-    def _sums(self, manifest_sha256: str) -> bytes:
-        lines = [f"{sha256}  {name}\n" for sha256, name in self._manifest.sums()]
-        lines.append(f"{hashlib.sha256(self._version).hexdigest()}  {VERSION}\n")
-        lines.append(f"{manifest_sha256}  {MANIFEST}\n")
-        return "".join(lines).encode()
+    def _sums(self, manifest_sha256: str) -> Iterator[bytes]:
+        own = [(hashlib.sha256(self._version).hexdigest(), VERSION), (manifest_sha256, MANIFEST)]
+        lines = (f"{sha256}  {name}\n" for sha256, name in chain(self._manifest.sums(), own))
+        while piece := "".join(islice(lines, _LINES_A_PIECE)):
+            yield piece.encode()
+
+    def _sums_bytes(self) -> int:
+        names = chain(
+            (source.name for source in self._plan.sources if source.status == "ok"), (VERSION, MANIFEST)
+        )
+        return sum(64 + 2 + len(name.encode()) + 1 for name in names)
 
     def _measure(self) -> int:
-        taken = [source for source in self._plan.sources if source.status == "ok"]
-        entries = [(source.name, source.size_bytes, source.mtime_ns) for source in taken]
-        names = [source.name for source in taken] + [VERSION, MANIFEST]
-        sums_bytes = sum(64 + 2 + len(name.encode()) + 1 for name in names)
-        entries.append((VERSION, len(self._version), self._created_ns))
-        entries.append((MANIFEST, self._manifest_bytes, self._created_ns))
-        entries.append((SUMS, sums_bytes, self._created_ns))
-        return stored_length(entries)
+        taken = (source for source in self._plan.sources if source.status == "ok")
+        own = (
+            (VERSION, len(self._version), self._created_ns),
+            (MANIFEST, self._manifest_bytes, self._created_ns),
+            (SUMS, self._sums_bytes(), self._created_ns),
+        )
+        return stored_length(
+            chain(((source.name, source.size_bytes, source.mtime_ns) for source in taken), own)
+        )
 
 
 def stored_length(entries: Iterable[tuple[str, int, int]]) -> int:
@@ -343,6 +361,7 @@ def _needs_zip64(planned_bytes: int) -> bool:
     return bool(planned_bytes * ZIP64_ESTIMATE_FACTOR > ZIP64_LIMIT)
 
 
+@functools.lru_cache(4096)  # many files have the same, and every entry keeps it
 def _dos_time(seconds: int) -> tuple[int, int, int, int, int, int]:
     """In UTC, since DOS times have no zone, within what they can say: 1980 to 2107."""
     try:
@@ -353,6 +372,12 @@ def _dos_time(seconds: int) -> tuple[int, int, int, int, int, int]:
     return year, month, day, hour, minute, second
 
 
+@functools.lru_cache(4096)
+def _attributes(mode: int) -> int:
+    return (stat.S_IFREG | mode) << 16
+
+
+@functools.lru_cache(4096)
 def _timestamp(seconds: int) -> bytes:
     """The UTC extra field 0x5455 with the modification time; none where 32 bits cannot hold it."""
     if not -(2**31) <= seconds < 2**31:

@@ -38,7 +38,7 @@ from mothership_backup.errors import (
     ReaderError,
     TooManyDatabasesError,
 )
-from mothership_backup.frames import Frame
+from mothership_backup.frames import Frame, ProtocolError
 from mothership_backup.manifest import Engine, Manifest, Plan, read_sources
 from mothership_backup.reader.request import Request
 
@@ -129,6 +129,10 @@ class Backup:
     def is_reader_gone(self) -> bool:
         """False while a killed reader lives on (disk sleep): what it holds is not free."""
         return self._reader is None or self._reader.is_gone()
+
+    def sudden_end(self) -> BackupError | None:
+        """Why its reader was ended from outside, if it was: `chunks` will raise it, once it is driven so far."""
+        return None if self._reader is None else self._reader.sudden_end()
 
     @property
     def reader_stderr(self) -> str:
@@ -236,22 +240,32 @@ def probe(settings: Settings) -> Engine:
 
 
 def _read_plan(incoming: Iterator[Frame]) -> Plan:
-    sources: list[dict[str, object]] = []
+    ends: list[Frame] = []
+    try:
+        sources = tuple(read_sources(_documents(incoming, ends)))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ProtocolError(f"a source that is none: {error!r}") from error
+    head = ends[0].document
+    return Plan(
+        sources=sources,
+        engine=Engine(head["sqlite"], head["library"], head["dbpage"], head["deflate"]),
+        app_version=head.get("app_version", ""),
+        waves=head.get("waves", 1),
+        instant=head.get("instant", {}),
+    )
+
+
+def _documents(incoming: Iterator[Frame], ends: list[Frame]) -> Iterator[dict[str, object]]:
+    """The plan's sources as they come, never all at once; what ends it is put into ``ends``."""
     for frame in incoming:
         if frame.type == frames.PLAN:
-            sources += frame.document["sources"]
+            yield from frame.document["sources"]
         elif frame.type == frames.PLAN_END:
-            head = frame.document
-            return Plan(
-                sources=tuple(read_sources(sources)),
-                engine=Engine(head["sqlite"], head["library"], head["dbpage"], head["deflate"]),
-                app_version=head.get("app_version", ""),
-                waves=head.get("waves", 1),
-                instant=head.get("instant", {}),
-            )
+            ends.append(frame)
+            return
         elif frame.type != frames.ALIVE:
             break
-    raise ReaderError("the reader broke the protocol: no plan came", code="reader_protocol")
+    raise ProtocolError("no plan came")
 
 
 def _judge(error: BaseException | None, has_failures: bool) -> tuple[str, str]:

@@ -23,13 +23,13 @@ from mothership_backup.reader.request import Request
 
 SILENCE_SECONDS: Final = 10.0
 """Without a frame for this long the reader counts as hung: it says ALIVE each second."""
-END_SECONDS: Final = 2.0
-"""How long to wait for a killed reader: one in disk sleep survives that for a while."""
+END_SECONDS: Final = 0.5
+"""How long to wait for a killed reader: one in disk sleep survives that for a while, and a shutdown does not wait."""
 
 _BOOT: Final = (
     "import sys; sys.path += sys.argv[1:]; from mothership_backup.reader.__main__ import main; main()"
 )
-_POLL_SECONDS: Final = 1.0
+_POLL_SECONDS: Final = 0.25  # a kill is noticed within it, also by a reader that survives it
 _STDERR_KEPT_BYTES: Final = 64 * 1024
 _CUTS: Final = {
     frames.EXIT_HOLD: ("hold", "its snapshot was held longer than max_hold_seconds"),
@@ -83,6 +83,8 @@ class ReaderProcess:
         self._drain_stderr()
         for pipe in self._pipes:
             pipe.close()
+        if isinstance(error, ProtocolError):  # seen by whoever read its frames
+            raise _broke_the_protocol(error) from error
 
     def kill(self) -> None:
         """End it at once, from any thread; the kernel frees its locks."""
@@ -92,6 +94,14 @@ class ReaderProcess:
     def is_gone(self) -> bool:
         """False for one that survives its kill in disk sleep."""
         return self._process.poll() is not None
+
+    def sudden_end(self) -> BackupError | None:
+        """Why it was ended, by its watch or a signal, if it was; from any thread.
+
+        Whoever reads its frames learns it after the last of them, and a slow client may keep him from that for long.
+        """
+        status = self._process.poll()
+        return self._explain(status) if status is not None and (status in _CUTS or status < 0) else None
 
     @property
     def stderr(self) -> str:
@@ -151,6 +161,9 @@ class ReaderProcess:
         except subprocess.TimeoutExpired:
             status = 0
         self._drain_stderr()
+        return self._explain(status)
+
+    def _explain(self, status: int) -> BackupError:
         if status in _CUTS:
             code, message = _CUTS[status]
             return CutError(message, code=code)
@@ -179,7 +192,11 @@ def _advance(decoder: Decoder, count: int) -> Frame | None:
     try:
         return decoder.advance(count)
     except ProtocolError as error:
-        raise ReaderError(f"the reader broke the protocol: {error}", code="reader_protocol") from error
+        raise _broke_the_protocol(error) from error
+
+
+def _broke_the_protocol(error: ProtocolError) -> ReaderError:
+    return ReaderError(f"the reader broke the protocol: {error}", code="reader_protocol")
 
 
 def _error_of(frame: Frame) -> BackupError:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 PLAN: Final = 1
 PLAN_END: Final = 2
@@ -46,14 +46,21 @@ class Frame(NamedTuple):
     """One frame. ``data``, ``size_bytes`` and ``crc`` are a DATA frame's, ``document`` is any other's."""
 
     type: int
-    document: dict[str, Any]  # whatever JSON holds; plan.py and archive.py read it
+    document: dict[str, Any]  # whatever JSON holds; backup.py and archive.py read it; see `_Document`
     data: memoryview
     size_bytes: int
     crc: int
 
 
 class ProtocolError(Exception):
-    """The bytes are no frames: a reader of another version, or a defect."""
+    """The bytes are no frames, or not what a frame must hold: a reader of another version, or a defect."""
+
+
+class _Document(dict[str, Any]):
+    """What is not there is the reader's fault, not that of whoever asks for it: ProtocolError, no KeyError."""
+
+    def __missing__(self, key: str) -> NoReturn:
+        raise ProtocolError(f"a frame without {key!r}")
 
 
 def encode_document(frame_type: int, document: dict[str, Any]) -> bytes:
@@ -121,4 +128,4 @@ def _decode(frame_type: int, payload: bytearray) -> Frame:
         raise ProtocolError(f"frame of type {frame_type}: {error}") from error
     if not isinstance(document, dict):
         raise ProtocolError(f"frame of type {frame_type} is no JSON object")
-    return Frame(frame_type, document, view[:0], 0, 0)
+    return Frame(frame_type, _Document(document), view[:0], 0, 0)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mothership_backup.frames import ProtocolError
 from mothership_backup.names import Namer, display_name, quoted_path
 
 FORMAT: Final = 1
 VERDICT_RESERVE_BYTES: Final = 200
 """What one database's verdict may add to the manifest of a stored archive, whose length is promised."""
 _MAX_TEXT_BYTES: Final = 90
+_SOURCES_A_PIECE: Final = 1000
 _DAMAGED: Final = {"code": "damaged", "message": "its check found damage; its bytes are here as they are"}
 
 
@@ -91,13 +94,13 @@ def read_sources(documents: Iterable[Mapping[str, Any]]) -> Iterator[Source]:
         yield Source(
             name=name,
             path=path if path != name else name,  # one string, not two: there may be 70,000
-            kind=document["kind"],
-            status=document["status"],
+            kind=sys.intern(document["kind"]),
+            status=sys.intern(document["status"]),
             size_bytes=document["size_bytes"],
             mtime_ns=document["mtime_ns"],
             mode=document["mode"],
             is_named=document["is_named"],
-            engine=document.get("engine"),
+            engine=sys.intern(document["engine"]) if "engine" in document else None,
             is_packed=document.get("is_packed", True),
             wave=document.get("wave", 1),
             error_code=error.get("code"),
@@ -114,7 +117,7 @@ def _pages(document: Mapping[str, Any]) -> dict[str, Any] | None:
 @dataclass(frozen=True, slots=True)
 class _Taken:
     size_bytes: int
-    sha256: str
+    sha256: bytes  # half the room of its hexadecimal form
     engine: str | None
     pages: dict[str, Any] | None
 
@@ -142,8 +145,12 @@ class Manifest:
     def take(self, index: int, document: Mapping[str, Any]) -> None:
         """The source is in the archive."""
         source = self._plan.sources[index]
-        engine = document.get("engine", source.engine)
-        self._taken[index] = _Taken(document["size_bytes"], document["sha256"], engine, _pages(document))
+        engine = sys.intern(document["engine"]) if "engine" in document else source.engine
+        try:
+            sha256 = bytes.fromhex(document["sha256"])
+        except (TypeError, ValueError) as error:
+            raise ProtocolError(f"a SHA-256 that is none: {error}") from error
+        self._taken[index] = _Taken(document["size_bytes"], sha256, engine, _pages(document))
 
     def leave_out(self, index: int, code: str, message: str) -> None:
         """The source failed before its first byte."""
@@ -179,25 +186,33 @@ class Manifest:
     def sums(self) -> Iterator[tuple[str, str]]:
         """SHA-256 and name of every source in the archive, in the archive's order."""
         for index, taken in self._taken.items():
-            yield taken.sha256, self._plan.sources[index].name
+            yield taken.sha256.hex(), self._plan.sources[index].name
 
     def verdict(self, index: int) -> str | None:
         return self._verdicts.get(index, (None, ""))[0]
 
+    def pieces(self) -> Iterator[bytes]:
+        """MANIFEST.json without its last newline: one source a line. Never whole in memory: there may be 70,000."""
+        return self._pieces(self.is_complete, self._describe)
+
     def encode(self) -> bytes:
-        """MANIFEST.json: one source a line."""
-        return self._encode(self.is_complete, self._describe)
+        """All of it."""
+        return b"".join(self.pieces()) + b"\n"
 
     def bound_bytes(self) -> int:
         """At least as long as `encode` will be, if every source of the plan is taken as planned."""
-        longest = self._encode(False, self._describe_longest)
-        return len(longest) + VERDICT_RESERVE_BYTES * self._plan.databases
+        longest = sum(map(len, self._pieces(False, self._describe_longest))) + 1
+        return longest + VERDICT_RESERVE_BYTES * self._plan.databases
 
-    def _encode(self, is_complete: bool, describe: Any) -> bytes:  # describe: Callable[[int], dict]
+    def _pieces(self, is_complete: bool, describe: Callable[[int], dict[str, Any]]) -> Iterator[bytes]:
         head = {**self._head, "complete": is_complete, "instant": self._instant}
-        lines = (_dump(describe(index)) for index in range(len(self._plan.sources)))
-        text = _dump(head)[:-1] + ', "sources": [\n' + ",\n".join(lines) + "]}\n"
-        return _as_bytes(text)
+        yield _as_bytes(_dump(head)[:-1] + ', "sources": [\n')
+        count = len(self._plan.sources)
+        for begin in range(0, count, _SOURCES_A_PIECE):
+            end = min(begin + _SOURCES_A_PIECE, count)
+            lines = ",\n".join(_dump(describe(index)) for index in range(begin, end))
+            yield _as_bytes(lines + (",\n" if end < count else ""))
+        yield b"]}"
 
     def _status(self, index: int) -> str:
         if index in self._left_out or self.verdict(index) == "damaged":
@@ -221,7 +236,7 @@ class Manifest:
             document["path"] = quoted_path(source.path)
         taken = self._taken.get(index)
         if taken is not None:
-            document |= {"size_bytes": taken.size_bytes, "sha256": taken.sha256, "engine": taken.engine}
+            document |= {"size_bytes": taken.size_bytes, "sha256": taken.sha256.hex(), "engine": taken.engine}
             document |= taken.pages or {}
             if source.kind == "database":
                 document["check"] = self._describe_check(index)

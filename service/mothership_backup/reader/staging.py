@@ -11,15 +11,18 @@ import errno
 import math
 import os
 import queue
+import re
 import sqlite3
+import stat
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Final
 
 from mothership_backup.deflate import BLOCK_BYTES
-from mothership_backup.errors import SourceError
+from mothership_backup.errors import ReaderError, SourceError
 from mothership_backup.reader import snapshot, sqlite
 from mothership_backup.reader.instant import Pin, look_for_cut, read_properties, utc_now
 from mothership_backup.reader.request import Request
@@ -28,6 +31,8 @@ from mothership_backup.reader.watch import Watch
 
 _RETRY_SECONDS: Final = 0.01
 _PAGES_PER_STEP: Final = 256
+_NAME: Final = re.compile("mothership-backup-[0-9a-f]{16}")
+_STALE_SECONDS: Final = 60.0
 
 
 class StagedCopy:
@@ -98,8 +103,22 @@ class PrivateFiles:
         return result
 
     def _run(self) -> None:
+        with suppress(OSError):  # a folder that cannot be listed is told when a file is made in it
+            self._sweep()
         while True:
             self._jobs.get()()
+
+    def _sweep(self) -> None:
+        """Remove what readers left that were killed between a file's making and its unlinking: empty ones of ours."""
+        long_ago = time.time() - _STALE_SECONDS
+        with os.scandir(self._dir) as entries:
+            for entry in entries:
+                if not _NAME.fullmatch(entry.name):
+                    continue
+                status = entry.stat(follow_symlinks=False)
+                is_ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+                if is_ours and status.st_size == 0 and status.st_mtime < long_ago:
+                    os.unlink(entry.path)
 
     def _make(self, library: sqlite.Library) -> tuple[int, sqlite3.Connection, sqlite3.Connection]:
         path = os.path.join(self._dir, f"mothership-backup-{os.urandom(8).hex()}")
@@ -143,6 +162,8 @@ class Stager:
                 connection.close()
         except self._library.module.Error as error:
             raise sqlite.describe(error, source.full_path) from error
+        except ReaderError as error:  # its pages are not what they were said to be; none of them went out
+            raise SourceError(error.message, code="not_readable") from error
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise self._no_room(source) from error
@@ -203,8 +224,9 @@ class Stager:
                 look_for_cut(connection, source)
             return self._copy(source, connection, deadline)
         finally:
-            connection.execute("ROLLBACK")
             self._watch.copy_ended()
+            if connection.in_transaction:  # an I/O error may have ended it
+                connection.execute("ROLLBACK")
 
     def _copy(self, source: Source, connection: sqlite3.Connection, deadline: float) -> StagedCopy:
         copy, filler = self._room_for(source)

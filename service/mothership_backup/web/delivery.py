@@ -111,6 +111,7 @@ class Delivery:
             stall_seconds,
             stalled=lambda: self.cut(stall),
             left=lambda: self.cut(ClientLeftError("the client left")),
+            looked=self._look_at_reader,
         ):
             await self._send_body(response)
             await response.write_eof()
@@ -132,6 +133,11 @@ class Delivery:
             raise RuntimeError(f"the archive has {self._sent_bytes} bytes, and {length} were announced")
         if last is not None:
             await response.write(last)
+
+    def _look_at_reader(self) -> None:
+        """What waits for a slow client is worth nothing once the reader is dead, and would keep the slot for long."""
+        if reason := self.backup.sudden_end():
+            self.cut(reason)
 
     # The end.
 

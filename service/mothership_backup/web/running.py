@@ -21,8 +21,8 @@ log: Final = logging.getLogger("mothership_backup")
 
 PLAN_THREADS: Final = 2
 LOOK_SECONDS: Final = 1  # a killed process that lives on has no event for its end
-# The cut, the readers' ends and the clean-up have to fit into the time that the process was given.
-GRACE_SHARE: Final = 0.9
+# The cut, the clean-up and readers that survive their kill (child.py) have to fit into the time that there is.
+CLEANUP_SECONDS: Final = 1.0
 
 
 class Running:
@@ -113,4 +113,5 @@ class Running:
 
     @property
     def _grace_seconds(self) -> float:
-        return self._settings.server.shutdown_grace_seconds * GRACE_SHARE
+        seconds = self._settings.server.shutdown_grace_seconds
+        return max(seconds / 2, seconds - CLEANUP_SECONDS)

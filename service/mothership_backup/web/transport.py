@@ -74,9 +74,14 @@ class Connection:
 
     @contextmanager
     def watched(
-        self, stall_timeout_seconds: float, *, stalled: Callable[[], None], left: Callable[[], None]
+        self,
+        stall_timeout_seconds: float,
+        *,
+        stalled: Callable[[], None],
+        left: Callable[[], None],
+        looked: Callable[[], None] = lambda: None,
     ) -> Iterator[None]:
-        """Meanwhile one of the two is called, once, when the client stalls or leaves.
+        """Meanwhile one of the two is called, once, when the client stalls or leaves; and ``looked`` at each look.
 
         Stalled means: bytes wait, and the peer's TCP has acknowledged none for so long. How long one write
         takes says nothing: a healthy client at 32 KB/s keeps one waiting for 44 s.
@@ -88,6 +93,7 @@ class Connection:
 
         def sample() -> None:
             nonlocal handle, progress, since
+            looked()
             if self._transport is None or self.is_lost:
                 left()
                 return
