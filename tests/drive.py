@@ -39,6 +39,11 @@ def mounted(script: str) -> list[str]:
     return [*words, script, "sh"]
 
 
+def read_only(folder: Path) -> list[str]:
+    """A command line for which this folder is on a read-only mount."""
+    return mounted(f'mount --bind {folder} {folder} && mount -o remount,ro,bind {folder} && exec "$@"')
+
+
 def root_only() -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root, to become another user")

@@ -189,7 +189,7 @@ def test_a_check_without_time_is_unfinished(compression: str, tmp_path: Path) ->
         tmp_path / "data", {"snapshot": {"check_timeout_seconds": 1}}, strict=True, compression=compression
     )
 
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 20
     assert archive.source("a.db")["check"]["verdict"] == "unfinished"
     assert archive.source("b.db")["check"]["verdict"] == "unfinished"
     assert archive.manifest["complete"] is True

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from drive import NOBODY, Driven, drive, mounted, python_of, root_only, shared_folder
+from drive import NOBODY, Driven, drive, python_of, read_only, root_only, shared_folder
 from harness import MakeDatabase
 from processes import open_paths, wait_until
 from support import execute, rows
@@ -238,11 +238,6 @@ def test_an_application_that_opens_and_closes_all_the_time_is_never_locked_out(
     assert int(output.split()[-2]) > 20
     assert owners == {OWNER}
     assert {driven.outcome for driven in outcomes} <= {"complete", "failed"}
-
-
-def read_only(folder: Path) -> list[str]:
-    """A command line for which this folder is on a read-only mount."""
-    return mounted(f'mount --bind {folder} {folder} && mount -o remount,ro,bind {folder} && exec "$@"')
 
 
 def test_a_read_only_mount_is_read_without_locks(idle: Shared) -> None:
