@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,10 @@ pytest.register_assert_rewrite("clients", "harness", "processes", "writers")
 from harness import Config, MakeDatabase, Service, StartService, serving  # noqa: E402  # rewritten by now
 
 __all__ = ["MakeDatabase", "StartService"]
+
+# Where the tests run in the background (nohup, a shell's &), these are ignored, and so they would be by every command.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -316,8 +316,10 @@ def _request(mode: str, settings: Settings, options: Options) -> Request:
 
 
 def _staging_dir(configured: str) -> str:
-    """The folder for staged copies; empty if there is none."""
-    for candidate in (configured, os.environ.get("TMPDIR", ""), "/tmp"):
+    """The folder for staged copies; empty if there is none. One that is configured is used, or its lack is told."""
+    if configured:
+        return os.path.abspath(configured)
+    for candidate in (os.environ.get("TMPDIR", ""), "/tmp"):
         if candidate and os.path.isdir(candidate):
             return os.path.abspath(candidate)
     return ""
