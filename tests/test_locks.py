@@ -84,7 +84,7 @@ def test_mounted_the_hosts_write_transaction_survives_a_backup(
         assert another_process_can_write(own)
         assert host.request("/hold", "POST").status == 200
         assert not another_process_can_write(own)
-        locks = locked_by(host.pid, slow_dir)
+        locks = max((locked_by(host.pid, slow_dir) for _ in range(10)), key=len)
         assert locks
 
         with Samples(lambda: [another_process_can_write(own)]) as attempts:
@@ -93,7 +93,8 @@ def test_mounted_the_hosts_write_transaction_survives_a_backup(
         assert archive.manifest["complete"]
         assert attempts.rounds > 50
         assert not any(attempts.seen)
-        assert locked_by(host.pid, slow_dir) == locks
+        # The kernel gives /proc/locks in pieces: while others lock and unlock, one look may miss a line.
+        assert any(locked_by(host.pid, slow_dir) == locks for _ in range(10))
         assert not another_process_can_write(own)
         assert opened_below(slow_dir, host) == []
         assert host.request("/release", "POST").status == 200
