@@ -59,6 +59,7 @@ def fill(folder: Path, leave: int) -> Path:
 # The disk is full.
 
 
+@pytest.mark.live_engine  # a live one needs no staging, which is what the test tells apart
 def test_a_full_staging_disk_is_told_by_name(tmp_path: Path, make_database: MakeDatabase) -> None:
     """What must be copied aside fails with its remedy; what is read live does not need it; then it works again."""
     make_database(tmp_path / "data" / "live.db", rows=2_000, random_bytes=900)
