@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -261,6 +263,34 @@ async def test_cancelled_wait_loses_nothing(start: Start) -> None:
         release.set()
 
         assert [piece async for piece in stream] == [b"late"]
+
+
+class Buffer(bytearray):
+    """Bytes whose end can be seen: bytearray itself takes no weak references."""
+
+
+async def test_what_an_error_held_is_free_at_once(start: Start) -> None:
+    """A generator that failed gives its buffers back when the stream is closed, not when the collector runs."""
+    held: list[weakref.ref[Buffer]] = []
+
+    def produce() -> Iterator[Chunk]:
+        buffer = Buffer(1000)
+        held.append(weakref.ref(buffer))
+        yield memoryview(buffer)
+        raise ValueError("no more")
+
+    gc.disable()
+    try:
+        async with aclosing(start(produce)) as stream:
+            with pytest.raises(ValueError, match="no more") as raised:
+                async for _ in stream:
+                    pass
+        assert raised.value.__traceback__ is None
+        del raised
+
+        assert held[0]() is None
+    finally:
+        gc.enable()
 
 
 async def test_closed_before_it_began(executor: ThreadPoolExecutor, start: Start) -> None:

@@ -105,6 +105,8 @@ class ThreadStream(AsyncIterator[Chunk]):
                 self._cancel()
         finally:
             await self._join()
+            if self._error is not None:
+                drop_frames(self._error)
 
     async def _join(self) -> None:
         cancelled: asyncio.CancelledError | None = None
@@ -188,6 +190,18 @@ class ThreadStream(AsyncIterator[Chunk]):
     def _wake_from_thread(self, waiter: asyncio.Future[None] | None) -> None:
         if waiter is not None:
             self._loop.call_soon_threadsafe(_wake, waiter)
+
+
+def drop_frames(error: BaseException) -> None:
+    """Take the traceback off an error that was dealt with, and off those that it came from.
+
+    Its frames hold megabytes of buffers, and refer to the error again: only the garbage collector would end that
+    cycle, many aborted backups later.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

@@ -108,16 +108,10 @@ def abort_many(running: Service, folder: Path, count: int) -> float:
 
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.long)])
 def test_aborted_downloads_in_a_row_leave_nothing(count: int, big_dir: Path, service: StartService) -> None:
-    """Descriptors, threads and processes are as before."""
-    abort_many(service(big_dir, {"limits": {"concurrent_backups": 2}}), big_dir, count)
+    """Descriptors, threads and processes are as before, memory is within 10 % after a thousand.
 
-
-@pytest.mark.long
-@pytest.mark.xfail(
-    reason="open: 1.26 was measured; Python's own objects stay flat (tracemalloc), the C allocator's arenas grow"
-)
-def test_memory_after_a_thousand_aborted_downloads(big_dir: Path, service: StartService) -> None:
-    """Within 10 % of what it was."""
-    grown = abort_many(service(big_dir, {"limits": {"concurrent_backups": 2}}), big_dir, 1000)
+    Seen with the tracebacks of aborted backups left to the garbage collector: 1.26 after a thousand.
+    """
+    grown = abort_many(service(big_dir, {"limits": {"concurrent_backups": 2}}), big_dir, count)
 
     assert grown < 1.1, f"memory grew to {grown:.2f} of what it was"

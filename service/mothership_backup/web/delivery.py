@@ -15,7 +15,7 @@ from aiohttp import hdrs, web
 from mothership_backup.backup import Backup, Outcome
 from mothership_backup.config import Settings
 from mothership_backup.errors import BackupError, ClientLeftError, CutError
-from mothership_backup.stream import ThreadStream
+from mothership_backup.stream import ThreadStream, drop_frames
 from mothership_backup.web import problems
 from mothership_backup.web.transport import Connection
 
@@ -69,10 +69,13 @@ class Delivery:
             raise
         except Exception as error:  # a host's middleware would answer it, into the ZIP
             self._reason = self._reason or self._explain(error)
+            drop_frames(error)
         finally:
             if self._response is not None and not self._delivered:
                 self._connection.reset()
             await self._stream.aclose()
+            if self._reason is not None:
+                drop_frames(self._reason)
         if self._response is None:
             return problems.respond(self._request, self.backup.id, self._reason or BackupError("cut"))
         return self._response
