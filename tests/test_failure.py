@@ -97,6 +97,19 @@ def test_wget_that_tries_again_splices_nothing(big_dir: Path, tmp_path: Path, se
     assert run(tool("unzip"), "-tqq", target).returncode != 0
 
 
+def test_wget_fails_when_it_is_cut_in_the_middle_of_a_chunk(
+    big_dir: Path, tmp_path: Path, service: StartService
+) -> None:
+    """A slow one has half a chunk then; with a FIN in place of the reset it ends with 0."""
+    running, target = service(big_dir), tmp_path / "b.zip"
+    command = wget(running, target, "", "--tries=1", "--limit-rate=400k")
+
+    status = fetch_and(lambda: os.kill(running.reader(), signal.SIGKILL), command, target)
+
+    assert status == 4
+    assert_looks_failed(target.read_bytes(), target)
+
+
 @pytest.mark.live_engine
 def test_a_database_truncated_under_the_reader_fails_visibly(
     tmp_path: Path, make_database: MakeDatabase, service: StartService

@@ -16,6 +16,7 @@ A DATA payload begins with the size before packing and the CRC-32 so far (4 byte
 from __future__ import annotations
 
 import json
+import mmap
 import struct
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -40,6 +41,8 @@ EXIT_HOLD: Final = 81
 EXIT_WAL_GROWTH: Final = 82
 EXIT_DISK_FULL: Final = 83
 EXIT_PARENT_GONE: Final = 84
+
+_MAPPED_FROM_BYTES: Final = 64 * 1024
 
 
 class Frame(NamedTuple):
@@ -80,7 +83,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self._header = bytearray(HEADER.size)
-        self._payload: bytearray | None = None
+        self._payload: bytearray | mmap.mmap | None = None
         self._type = 0
         self._filled = 0
 
@@ -107,7 +110,7 @@ class Decoder:
             self._type, length = HEADER.unpack(self._header)
             if not PLAN <= self._type <= END or length > MAX_PAYLOAD_BYTES:
                 raise ProtocolError(f"frame of type {self._type} with {length} bytes")
-            self._payload = bytearray(length)
+            self._payload = _new_payload(length)
             self._filled = 0
         if self._filled < len(self._payload):
             return None
@@ -115,7 +118,17 @@ class Decoder:
         return _decode(self._type, payload)
 
 
-def _decode(frame_type: int, payload: bytearray) -> Frame:
+def _new_payload(length: int) -> bytearray | mmap.mmap:
+    """A large one has a mapping of its own, which goes back to the system with its last view.
+
+    In the C library's heap such blocks leave holes between small ones, and the process keeps them.
+    """
+    if length < _MAPPED_FROM_BYTES:
+        return bytearray(length)
+    return mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def _decode(frame_type: int, payload: bytearray | mmap.mmap) -> Frame:
     view = memoryview(payload)
     if frame_type == DATA:
         if len(payload) < DATA_HEADER.size:
@@ -123,7 +136,7 @@ def _decode(frame_type: int, payload: bytearray) -> Frame:
         size_bytes, crc = DATA_HEADER.unpack_from(payload)
         return Frame(frame_type, {}, view[DATA_HEADER.size :], size_bytes, crc)
     try:
-        document = json.loads(payload)
+        document = json.loads(bytes(view))
     except ValueError as error:
         raise ProtocolError(f"frame of type {frame_type}: {error}") from error
     if not isinstance(document, dict):

@@ -216,16 +216,20 @@ def _join_small(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
     begun = False
     for chunk in chunks:
         if small and size + len(chunk) > PIECE_BYTES:
-            yield b"".join(small)
+            yield _joined(small)
             small, size = [], 0
         if chunk:
             small.append(chunk)
             size += len(chunk)
         if small and (not chunk or not begun or size >= PIECE_BYTES):
-            yield b"".join(small)
+            yield _joined(small)
             small, size, begun = [], 0, True
     if small:
-        yield b"".join(small)
+        yield _joined(small)
+
+
+def _joined(chunks: list[Chunk]) -> Chunk:
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)  # a large one comes alone: no copy of it
 
 
 def _cut(chunk: Chunk) -> Iterator[Chunk]:
