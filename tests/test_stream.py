@@ -71,6 +71,18 @@ async def test_first_chunk_passes_at_once(start: Start) -> None:
         assert not release.is_set()
 
 
+async def test_a_large_chunk_is_not_copied(start: Start) -> None:
+    """Its pieces are views of it, behind small ones too: a copy of every byte costs time and memory."""
+    large = bytearray(3 * PIECE_BYTES + 1)
+
+    async with aclosing(start(lambda: iter([b"small", memoryview(large), b"small"]))) as stream:
+        pieces = [piece async for piece in stream]
+
+    views = [piece for piece in pieces if isinstance(piece, memoryview)]
+    assert sum(map(len, views)) == len(large)
+    assert all(view.obj is large for view in views)
+
+
 async def test_empty_chunk_flushes(start: Start) -> None:
     """A pulse passes the joiner, with what waited in it."""
     release = threading.Event()
