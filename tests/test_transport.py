@@ -111,6 +111,33 @@ async def test_reset_although_a_fork_holds_the_socket() -> None:
             os.waitpid(pid, 0)
 
 
+async def test_reset_after_the_end_is_nothing() -> None:
+    """A connection that was closed while bytes waited, and then sent them, can be reset without an error."""
+    failures: list[Exception] = []
+    done = asyncio.Event()
+
+    async def talk(connection: Connection, response: web.StreamResponse) -> None:
+        transport = connection._transport
+        assert transport is not None
+        transport.write(bytes(8_000_000))
+        transport.close()
+        async with asyncio.timeout(5):
+            while transport.get_extra_info("socket").fileno() >= 0:
+                await asyncio.sleep(0.01)  # no event tells it
+        try:
+            connection.reset()
+        except Exception as error:
+            failures.append(error)
+        done.set()
+
+    async with answering(talk) as port:
+        with contextlib.suppress(ConnectionError):
+            await read_all(port)
+        await asyncio.wait_for(done.wait(), 5)
+
+    assert failures == []
+
+
 async def test_finish_ends_in_order() -> None:
     """After `finish` the peer gets all bytes and an orderly end, and the connection serves the next request."""
 

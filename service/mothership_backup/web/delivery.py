@@ -71,9 +71,11 @@ class Delivery:
             self._reason = self._reason or self._explain(error)
             drop_frames(error)
         finally:
-            if self._response is not None and not self._delivered:
-                self._connection.reset()
-            await self._stream.aclose()
+            try:
+                if self._response is not None and not self._delivered:
+                    self._connection.reset()
+            finally:
+                await self._stream.aclose()
             if self._reason is not None:
                 drop_frames(self._reason)
         if self._response is None:

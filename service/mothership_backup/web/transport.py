@@ -63,7 +63,7 @@ class Connection:
 
     def reset(self) -> None:
         """Cut it so that the peer sees an error; bytes that still wait are thrown away."""
-        if self._transport is None:
+        if self._transport is None or self._has_ended():
             return
         if (
             not self.is_lost
@@ -120,6 +120,10 @@ class Connection:
                 return int(bytes_acked)
         waiting = 0 if self._transport is None else self._transport.get_write_buffer_size()
         return self._writer.output_size - waiting
+
+    def _has_ended(self) -> bool:
+        """A transport that was closed and has sent its last byte has no loop any more: its abort() would raise."""
+        return self._socket is not None and self._socket.fileno() < 0
 
     def _is_tcp(self) -> bool:
         return self._socket is not None and self._socket.family in (socket.AF_INET, socket.AF_INET6)
