@@ -71,6 +71,15 @@ async def test_first_chunk_passes_at_once(start: Start) -> None:
         assert not release.is_set()
 
 
+async def test_the_end_comes_after_the_thread(start: Start) -> None:
+    """Whoever has read all of it finds the thread ended: a client's next request, at once, has the slot."""
+    for _ in range(200):
+        async with aclosing(start(lambda: iter([b"all"]))) as stream:
+            assert [bytes(piece) async for piece in stream] == [b"all"]
+
+            assert stream.thread.done()
+
+
 async def test_a_large_chunk_is_not_copied(start: Start) -> None:
     """Its pieces are views of it, behind small ones too: a copy of every byte costs time and memory."""
     large = bytearray(3 * PIECE_BYTES + 1)

@@ -78,18 +78,23 @@ class ThreadStream(AsyncIterator[Chunk]):
                         self._waiter = None
 
     async def __anext__(self) -> Chunk:
-        """The next piece. What the generator raised comes out at once: buffered bytes are dropped for it."""
+        """The next piece. What the generator raised comes out at once: buffered bytes are dropped for it.
+
+        The end comes when the thread has ended: whoever sees the last byte may ask for what it used, at once.
+        """
         await self._wait(lambda: bool(self._pieces))
         with self._changed:
             if self._error is not None:
                 raise self._error
-            if not self._pieces:
-                raise StopAsyncIteration
-            piece = self._pieces.popleft()
-            self._buffered_bytes -= len(piece)
-            if self._buffered_bytes <= self._limit_bytes // 2:  # not at every piece: fewer changes of thread
-                self._changed.notify()
-            return piece
+            if self._pieces:
+                piece = self._pieces.popleft()
+                self._buffered_bytes -= len(piece)
+                # Not at every piece: fewer changes of thread.
+                if self._buffered_bytes <= self._limit_bytes // 2:
+                    self._changed.notify()
+                return piece
+        await self._join()
+        raise StopAsyncIteration
 
     async def aclose(self) -> None:
         """End the generator, and return when its thread has ended, however often the caller is cancelled meanwhile."""
