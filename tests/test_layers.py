@@ -27,8 +27,9 @@ LAYERS: Final = {
     "child": 3,
     "backup": 4,
     "verify": 4,
-    "restore": 4,
     "history": 4,
+    "restore": 5,
+    "fetch": 5,
     "web": 5,
     "demo": 6,
     "cli": 7,  # starts the demo
@@ -37,7 +38,7 @@ LAYERS: Final = {
 
 # A library and the modules that may import it; the rest of the package talks to those.
 OWNERS: Final = {
-    "aiohttp": {"web", "cli", "demo"},
+    "aiohttp": {"web", "cli", "demo", "fetch"},
     "aiosqlite": {"history", "demo"},
     "isal": {"deflate"},
     "prometheus_client": {"web"},
@@ -45,7 +46,7 @@ OWNERS: Final = {
     "pydantic_core": {"config"},
     "rich": {"cli"},
     "sqlean": {"reader"},
-    "sqlite3": {"reader"},  # the service process opens no database
+    "sqlite3": {"reader", "verify", "restore"},  # the service process opens no database
     "tomllib": {"config"},
     "typer": {"cli"},
     "zipstream": {"archive"},

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from types import ModuleType
-from typing import Final
+from typing import Final, Protocol
 
 isal_zlib: ModuleType | None
 try:
@@ -24,6 +24,7 @@ END: Final = b"\x03\x00"
 """An empty final block with fixed codes."""
 
 COMPRESSOR: Final = "isal" if isal_zlib is not None else "zlib"
+UnpackError: Final[type[Exception]] = zlib.error if isal_zlib is None else isal_zlib.error
 _ISAL_MAX_LEVEL: Final = 3  # ISA-L has levels 0 to 3; a higher wish goes to zlib, which can follow it
 
 
@@ -41,3 +42,19 @@ def crc32(block: bytes, before: int = 0) -> int:
     if isal_zlib is not None:
         return int(isal_zlib.crc32(block, before))
     return zlib.crc32(block, before)
+
+
+class Unpacker(Protocol):
+    """What zlib and isal call a decompression object."""
+
+    eof: bool
+    unused_data: bytes
+    unconsumed_tail: bytes
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+def unpacker() -> Unpacker:
+    """Inflates one raw DEFLATE stream. Raises UnpackError for what is none."""
+    found: Unpacker = (zlib if isal_zlib is None else isal_zlib).decompressobj(-15)
+    return found

@@ -12,6 +12,10 @@ BackupError
  ├── ClosingError           the service is shutting down
  ├── SourceError            one source cannot be read (the others can)
  ├── OutputError            the output file cannot be written
+ ├── InputError             the archive's file cannot be read
+ ├── ArchiveError           the archive is not whole, or none
+ ├── RestoreError           the archive cannot be restored there (now)
+ ├── FetchError             no archive came, or none that is whole
  ├── ReaderError            the reader process failed
  ├── CutError               a guard ended the backup; its code is the reason
  └── ClientLeftError        the client closed the connection
@@ -101,6 +105,37 @@ class OutputError(BackupError):
     """The output file cannot be written."""
 
     code = "output"
+
+
+class InputError(BackupError):
+    """The file of an archive cannot be read: it says nothing about what is in it."""
+
+    code = "input"
+
+
+class ArchiveError(BackupError):
+    """What was given is no whole archive.
+
+    Codes: ``not_a_zip``, ``truncated``, ``malformed``, ``unsupported``, ``unsafe``, ``too_large``, ``manifest``,
+    ``newer_format``, ``contents``, ``damaged``.
+    """
+
+    code = "damaged"
+
+
+class RestoreError(BackupError):
+    """Nothing was restored, or a restore was interrupted. The message says what to do.
+
+    Codes: ``not_empty``, ``in_use``, ``maybe_in_use``, ``in_progress``, ``conflict``, ``no_room``, ``no_right``, …
+    """
+
+    code = "restore"
+
+
+class FetchError(BackupError):
+    """The archive did not come, after all tries."""
+
+    code = "fetch"
 
 
 class ReaderError(BackupError):

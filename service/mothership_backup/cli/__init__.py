@@ -8,17 +8,26 @@ from collections.abc import Mapping
 from typing import Final, NoReturn
 
 from mothership_backup.cli.terminal import complain
-from mothership_backup.errors import BackupError, ConfigError, CutError, IncompleteError, SetupError
+from mothership_backup.errors import (
+    ArchiveError,
+    BackupError,
+    ConfigError,
+    CutError,
+    IncompleteError,
+    SetupError,
+)
 
 GOOD: Final = 0
 FAILED: Final = 1
 MISUSE: Final = 2
 INCOMPLETE: Final = 3
+NOT_WHOLE: Final = 4
 
 EXIT_CODES: Final[Mapping[type[BackupError], int]] = {
     ConfigError: MISUSE,
     SetupError: MISUSE,
     IncompleteError: INCOMPLETE,
+    ArchiveError: NOT_WHOLE,
     BackupError: FAILED,
 }
 

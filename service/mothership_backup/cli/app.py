@@ -13,6 +13,7 @@ from mothership_backup.cli.check_config import check_config
 from mothership_backup.cli.databases import databases
 from mothership_backup.cli.options import ConfigFile, DataDir
 from mothership_backup.cli.terminal import show
+from mothership_backup.cli.verify import verify
 
 app = typer.Typer(
     help="Back up every SQLite database of a directory, consistent while others write.",
@@ -51,6 +52,7 @@ def serve(
 
 app.command()(backup)
 app.command()(databases)
+app.command()(verify)
 app.command("check-config")(check_config)
 
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import signal
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
@@ -17,11 +12,11 @@ from mothership_backup.backup import Backup, Options, Outcome
 from mothership_backup.cli import INCOMPLETE
 from mothership_backup.cli.options import ConfigFile, DataDir, load_settings
 from mothership_backup.cli.output import FileOutput, Output, StandardOutput
+from mothership_backup.cli.progress import byte_progress
+from mothership_backup.cli.stopping import stoppable
 from mothership_backup.cli.terminal import STANDARD_OUTPUT, complain, count, human_bytes
 from mothership_backup.config import Option
 from mothership_backup.errors import BackupError, ReaderError
-
-STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def backup(
@@ -51,7 +46,7 @@ def backup(
     )
     options = dataclasses.replace(Options.of(settings), databases=tuple(database or ()), files=not no_files)
     output: Output = StandardOutput() if file == "-" else FileOutput(Path(file), settings.data.dir)
-    with _stoppable(), output:
+    with stoppable(), output:
         run = Backup(settings, options)
         outcome = _write(run, output)
         place = output.keep(complete=not outcome.failed)
@@ -62,50 +57,18 @@ def backup(
 
 def _write(run: Backup, output: Output) -> Outcome:
     try:
-        with _progress(run) as show:
-            for chunk in run.chunks():
+        chunks = run.chunks()
+        output.write(next(chunks))  # it is decided: a stored archive has its length now
+        with byte_progress("backup", run.content_length) as progress:
+            for chunk in chunks:
                 output.write(chunk)
-                show(len(chunk))
+                progress(len(chunk))
     except BaseException as error:
         run.cancel(error if isinstance(error, BackupError) else BackupError("interrupted"))
         raise
     if run.outcome is None:
         raise ReaderError("the backup ended without an outcome", code="reader_protocol")
     return run.outcome
-
-
-@contextlib.contextmanager
-def _progress(run: Backup) -> Iterator[Callable[[int], None]]:
-    """What to call with the size of each chunk; it draws only where somebody looks."""
-    if not sys.stderr.isatty():
-        yield lambda size_bytes: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
-
-    columns = BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("backup", total=None)
-
-        def show(size_bytes: int) -> None:
-            progress.update(task, advance=size_bytes, total=run.content_length)
-
-        yield show
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a closed terminal end the command by way of every ``finally``."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for each in STOP_SIGNALS:
-            signal.signal(each, signal.SIG_IGN)  # a second one must not end the clean-up
-        raise KeyboardInterrupt
-
-    for number in STOP_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, stop)
-    yield
 
 
 def _tell(run: Backup, outcome: Outcome, place: str, asked_for: str) -> None:

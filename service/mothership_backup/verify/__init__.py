@@ -1,0 +1,9 @@
+"""An archive -> a verdict: the only code that reads archives, and it believes none of their words unproven.
+
+archive_file.py  a file or a stream -> an open archive
+directory.py     its directory, read strictly: every byte belongs to one entry
+claims.py        MANIFEST.json read back: what it claims to hold
+contents.py      entries and claims held against each other, before any entry is unpacked
+unpack.py        an entry -> its bytes, proved by length, CRC-32 and SHA-256
+verdict.py       all of it: THE PAGE TO READ
+"""

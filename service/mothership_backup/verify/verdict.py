@@ -1,0 +1,216 @@
+"""An archive and its contents -> a verdict. THE PAGE TO READ.
+
+    1. contents.py has proved structure, names, sizes and the manifest: `read_contents`
+    2. each entry is unpacked once: length, CRC-32, SHA-256
+    3. each database lands in a private file meanwhile, and SQLite checks it there
+
+The three go on beside each other: a block is hashed while the next one is unpacked, a database is checked while
+the next entry is unpacked.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final, Literal, Protocol
+
+from mothership_backup.errors import ArchiveError, InputError
+from mothership_backup.reader import snapshot
+from mothership_backup.reader.snapshot import Verdict
+from mothership_backup.verify import unpack
+from mothership_backup.verify.archive_file import ArchiveFile
+from mothership_backup.verify.claims import Claimed, Claims
+from mothership_backup.verify.contents import Contents
+from mothership_backup.verify.directory import Entry
+
+Check = Literal["none", "quick", "full"]
+DATABASE_MAGIC: Final = b"SQLite format 3\x00"
+_NO_LIMIT_SECONDS: Final = 7 * 24 * 3600.0
+_WORTH_A_THREAD_BYTES: Final = 64 * 1024
+
+
+class Place(Protocol):
+    """Where one entry is unpacked to."""
+
+    fd: int
+
+    def connect(self) -> sqlite3.Connection:
+        """For the check, when all of its bytes are there; the caller closes it."""
+
+    def close(self) -> None:
+        """It is unpacked and checked, or given up."""
+
+
+MakePlace = Callable[[Entry, bool], Place | None]
+"""For an entry, and whether it is a database. None: its bytes are proved, and kept nowhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one source of an archive is. ``problem`` says why its bytes are not what they should be."""
+
+    name: str
+    is_database: bool
+    size_bytes: int
+    check: Verdict | None
+    problem: str = ""
+
+    @property
+    def is_damaged(self) -> bool:
+        return bool(self.problem) or (self.check is not None and self.check.word == snapshot.DAMAGED)
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings of an archive whose structure is good."""
+
+    claims: Claims | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def damaged(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.is_damaged)
+
+    @property
+    def word(self) -> str:
+        """``whole``, ``incomplete`` (whole, and the backup itself lacked a source), or ``damaged``."""
+        if self.damaged:
+            return "damaged"
+        return "incomplete" if self.claims is not None and not self.claims.complete else "whole"
+
+
+def verify(
+    archive: ArchiveFile,
+    contents: Contents,
+    *,
+    check: Check,
+    make_place: MakePlace,
+    progress: Callable[[int], None] = lambda size_bytes: None,
+) -> Report:
+    """Unpack everything once and judge it; ``progress`` is called with the number of bytes since its last call.
+
+    Raises InputError when there is no room for a database, or the disk fails: that says nothing about the archive.
+    """
+    with _Work(archive, check, make_place, progress) as work:
+        for entry, claimed in contents.sources:
+            work.take(entry, claimed)
+        for entry in contents.own:  # unpacked and compared already
+            progress(entry.size_bytes)
+        return Report(contents.claims, tuple(work.findings()))
+
+
+@dataclass
+class _Taken:
+    """An entry that is unpacked, and whose check may still run."""
+
+    entry: Entry
+    is_database: bool
+    problem: str = ""
+    check: Future[Verdict] | None = None
+
+    def finding(self) -> Finding:
+        verdict = self.check.result() if self.check is not None else None
+        return Finding(self.entry.name, self.is_database, self.entry.size_bytes, verdict, self.problem)
+
+
+@dataclass
+class _Work:
+    archive: ArchiveFile
+    check: Check
+    make_place: MakePlace
+    progress: Callable[[int], None]
+    _taken: list[_Taken] = field(default_factory=list)
+    _checking: Future[Verdict] | None = None
+
+    def __enter__(self) -> _Work:
+        self._hasher = ThreadPoolExecutor(1, "verify-hash")
+        self._checker = ThreadPoolExecutor(1, "verify-check")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hasher.shutdown(cancel_futures=True)
+        self._checker.shutdown(cancel_futures=True)
+
+    def findings(self) -> Iterator[Finding]:
+        return (taken.finding() for taken in self._taken)
+
+    def take(self, entry: Entry, claimed: Claimed | None) -> None:
+        if entry.is_folder:
+            return
+        blocks = unpack.blocks(self.archive, entry)
+        taken = _Taken(entry, claimed is not None and claimed.is_database)
+        self._taken.append(taken)
+        try:
+            first = next(blocks, b"")
+        except ArchiveError as error:
+            taken.problem = error.message
+            return
+        if claimed is None:
+            taken.is_database = first.startswith(DATABASE_MAGIC)
+        place = self.make_place(entry, taken.is_database)
+        try:
+            self._unpack(first, blocks, place, claimed)
+        except ArchiveError as error:
+            taken.problem = error.message
+        except BaseException:
+            if place is not None:
+                place.close()
+            raise
+        if place is None:
+            return
+        if taken.is_database and not taken.problem and self.check != "none":
+            self._begin_check(taken, place)
+        else:
+            place.close()
+
+    def _unpack(
+        self, block: bytes, blocks: Iterator[bytes], place: Place | None, claimed: Claimed | None
+    ) -> None:
+        digest = hashlib.sha256()
+        hashing: Future[None] | None = None
+        while block:
+            if hashing is not None:
+                hashing.result()
+            hashing = None
+            if len(block) < _WORTH_A_THREAD_BYTES:
+                digest.update(block)
+            else:
+                hashing = self._hasher.submit(digest.update, block)
+            if place is not None:
+                _write(place.fd, block)
+            self.progress(len(block))
+            block = next(blocks, b"")
+        if hashing is not None:
+            hashing.result()
+        if claimed is not None and digest.hexdigest() != claimed.sha256:
+            raise ArchiveError(
+                f"{claimed.name}: its SHA-256 is not the one in MANIFEST.json", source=claimed.name
+            )
+
+    def _begin_check(self, taken: _Taken, place: Place) -> None:
+        """One at a time: what waits for its check takes room."""
+        if self._checking is not None:
+            self._checking.exception()
+        self._checking = taken.check = self._checker.submit(_check, place, self.check)
+
+
+def _check(place: Place, kind: str) -> Verdict:
+    try:
+        return snapshot.check(place.connect, kind, _NO_LIMIT_SECONDS)
+    finally:
+        place.close()
+
+
+def _write(fd: int, block: bytes) -> None:
+    view = memoryview(block)
+    try:
+        while view:
+            view = view[os.write(fd, view) :]
+    except OSError as error:
+        remedy = "; make room, or set TMPDIR to a larger folder" if error.errno == errno.ENOSPC else ""
+        raise InputError(f"cannot be unpacked: {error.strerror}{remedy}") from error
