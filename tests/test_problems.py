@@ -52,6 +52,7 @@ def codes() -> Iterator[str]:
         (DataDirError("", code="data_dir_missing"), 500),
         (DataDirError("", code="data_dir_not_a_directory"), 500),
         (DataDirError("", code="data_dir_unreadable"), 500),
+        (DataDirError("", code="data_dir_restoring"), 503),
         (NoneReadableError(""), 500),
         (IncompleteError(""), 500),
         (ReaderError("", code="reader_silent"), 500),
@@ -81,6 +82,7 @@ def test_table_holds_no_strangers() -> None:
         "method_not_allowed",
         "range_refused",
         "not_found",
+        "data_dir_restoring",
     }
 
 

@@ -10,6 +10,10 @@ from collections.abc import Iterable
 from typing import Final
 
 RESERVED: Final = ("VERSION", "MANIFEST.json", "SHA256SUMS")
+RESTORE_JOURNAL: Final = ".restore-in-progress"
+"""In a data directory while a restore into it is not at its end: it may hold old and new files beside each other."""
+RESTORE_FOLDER: Final = re.compile(r"\.(restore|before-restore|undone-restore)-[0-9]{8}T[0-9]{6}Z")
+"""What a restore makes in a data directory, and what no backup takes along."""
 _DRIVE: Final = re.compile("[A-Za-z]:")
 _MAX_COMPONENT_BYTES: Final = 255  # NAME_MAX: a longer name cannot be extracted
 

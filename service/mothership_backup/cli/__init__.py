@@ -14,6 +14,7 @@ from mothership_backup.errors import (
     ConfigError,
     CutError,
     IncompleteError,
+    RestoreError,
     SetupError,
 )
 
@@ -41,6 +42,8 @@ def exit_code(error: BackupError) -> int:
     """What the process ends with because of ``error``."""
     if isinstance(error, CutError) and error.code == "check":
         return INCOMPLETE  # strict, and a check found damage
+    if isinstance(error, RestoreError) and error.code in ("not_empty", "maybe_in_use"):
+        return MISUSE  # one more option is asked for
     return next(EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES)
 
 

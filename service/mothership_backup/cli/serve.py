@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import signal
 import socket
 from pathlib import Path
@@ -19,6 +20,7 @@ from mothership_backup.cli.options import load_settings
 from mothership_backup.cli.terminal import say
 from mothership_backup.config import Option, Settings
 from mothership_backup.errors import ConfigError
+from mothership_backup.names import RESTORE_JOURNAL
 from mothership_backup.web.anonymous import is_loopback
 from mothership_backup.web.app import RUNNING, build_app
 
@@ -45,6 +47,7 @@ def serve(config: Path | None, data_dir: Path | None, host: str | None, port: in
 
 def run(settings: Settings) -> int:
     """Serve by these settings; the exit code."""
+    _refuse_restoring(settings)
     addresses = _resolve(settings)
     _refuse_reachable(settings, addresses)
     configure(settings.log)
@@ -53,6 +56,16 @@ def run(settings: Settings) -> int:
         log.warning("data.dir: %s is no directory (now); backups fail until it is there", settings.data.dir)
     asyncio.run(_serve(settings, engine))
     return 0
+
+
+def _refuse_restoring(settings: Settings) -> None:
+    """Only looked for by name: nothing below the data directory is opened here."""
+    journal = settings.data.dir / RESTORE_JOURNAL
+    if os.path.lexists(journal):
+        raise ConfigError(
+            f"a restore into {settings.data.dir} was interrupted (or still runs): {journal} is there; end it with"
+            f" `restore --continue {settings.data.dir}`, or take it back with `restore --undo {settings.data.dir}`"
+        )
 
 
 def _resolve(settings: Settings) -> list[str]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from mothership_backup.errors import DataDirError, SourceError
+from mothership_backup.names import RESTORE_FOLDER, RESTORE_JOURNAL
 from mothership_backup.reader.source import DATABASE, FILE, FOLDER, LINK, OTHER, Source
 
 SIDECARS: Final = ("-wal", "-shm", "-journal")
@@ -43,9 +44,9 @@ class Discovery:
         only: Sequence[str],
     ) -> None:
         self._root = data_dir
-        self._exclude = _compile(exclude)
-        self._only = _compile(only)
-        self._mounts = _mount_points()
+        self._exclude = compile_patterns(exclude)
+        self._only = compile_patterns(only)
+        self._mounts = mount_points()
         self._found: dict[str, Source] = {}
         self._identities: set[tuple[int, int]] = set()
         self._open_files = 0
@@ -91,7 +92,9 @@ class Discovery:
         except OSError as error:
             self._unreadable_folder(folder, error)
             return []
-        return [f"{folder}/{name}" if folder else name for name in names]
+        if not folder:
+            return [name for name in names if not RESTORE_FOLDER.fullmatch(name)]
+        return [f"{folder}/{name}" for name in names]
 
     def _is_folder(self, path: str) -> bool:
         """A link to a folder is none, and is told: databases may lie behind it."""
@@ -267,7 +270,7 @@ class Discovery:
 
 
 def check_data_dir(data_dir: str) -> None:
-    """Raises DataDirError, with the remedy, when ``data_dir`` cannot be listed."""
+    """Raises DataDirError, with the remedy, when ``data_dir`` cannot be listed, or a restore into it was interrupted."""
     try:
         with os.scandir(data_dir):
             pass
@@ -287,6 +290,13 @@ def check_data_dir(data_dir: str) -> None:
             " give this user the right to list and read it",
             code="data_dir_unreadable",
         ) from error
+    if os.path.lexists(os.path.join(data_dir, RESTORE_JOURNAL)):
+        raise DataDirError(
+            f"a restore into {data_dir} was interrupted (or still runs), and it may hold old and new files beside each"
+            f" other: {os.path.join(data_dir, RESTORE_JOURNAL)} is there; end it with `restore --continue {data_dir}`,"
+            f" or take it back with `restore --undo {data_dir}`",
+            code="data_dir_restoring",
+        )
 
 
 def open_regular(source: Source) -> int:
@@ -345,7 +355,8 @@ def _order(source: Source) -> tuple[bool, bool, bytes]:
     return source.status != "ok", source.kind != DATABASE, os.fsencode(source.path)
 
 
-def _compile(patterns: Sequence[str]) -> list[re.Pattern[str]]:
+def compile_patterns(patterns: Sequence[str]) -> list[re.Pattern[str]]:
+    """A shell's patterns, as regular expressions for `fullmatch`."""
     return [_translate(pattern.strip("/")) for pattern in patterns]
 
 
@@ -372,8 +383,8 @@ def _translate_part(part: str, special: dict[str, str]) -> str:
     return re.escape(part)
 
 
-def _mount_points() -> dict[str, str]:
-    """Mount point -> type of its file system."""
+def mount_points() -> dict[str, str]:
+    """Mount point -> type of its file system; nothing where there is no /proc."""
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
             fields = [line.split() for line in lines]

@@ -30,6 +30,7 @@ STATUSES: Final[Mapping[str, HTTPStatus]] = MappingProxyType(
         "shutting_down": HTTPStatus.SERVICE_UNAVAILABLE,
         "shutdown": HTTPStatus.SERVICE_UNAVAILABLE,
         "too_many_databases": HTTPStatus.SERVICE_UNAVAILABLE,
+        "data_dir_restoring": HTTPStatus.SERVICE_UNAVAILABLE,
     }
 )
 #: With these the same request may succeed soon.
