@@ -68,31 +68,63 @@ def demo(tmp_path: Path) -> Iterator[Service]:
         service.assert_nothing_left()
 
 
-def test_the_shell_blocks_run(demo: Service, tmp_path: Path) -> None:
-    """Each block ends with 0 against the demo; the last ones restore what the first ones fetched."""
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """Stands for what a test machine has not: a service manager, a cluster, a container engine.
+
+    What they would run in a container runs here; everything else that they are asked for is noted.
+    """
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    script = f"""#!/bin/sh
+echo "$(basename "$0") $*" >> '{tmp_path}/asked'
+[ "$1" != apply ] || cat > '{tmp_path}/pod.yaml'
+while [ $# -gt 0 ] && [ "$1" != mothership-backup ]; do shift; done
+[ $# -eq 0 ] || exec "$@"
+"""
+    for name in ("systemctl", "kubectl", "docker"):
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def test_the_shell_blocks_run(demo: Service, elsewhere: Path, tmp_path: Path) -> None:
+    """Each block ends with 0 against the demo; the last ones verify and restore what the first ones fetched."""
     for name in ("curl", "wget", "unzip", "sha256sum"):
         tool(name)
     found = blocks("sh run")
-    data_dir = tmp_path / "data"
-    data_dir.mkdir()
-    (data_dir / "spaxel.db-wal").write_bytes(b"of the old database")
-    text_of = [block.text.replace(URL, demo.url).replace("/data", str(data_dir)) for block in found]
-    work = tmp_path / "work"
-    work.mkdir()
+    data_dir, kept, work = tmp_path / "data", tmp_path / "backups", tmp_path / "work"
+    for folder in (data_dir, kept, work, tmp_path / "wget"):
+        folder.mkdir()
+    places = {URL: demo.url, "/srv/backups": str(kept), " /data": f" {data_dir}", '"/data': f'"{data_dir}'}
+    path = os.pathsep.join([str(elsewhere), str(Path(sys.executable).parent), os.environ["PATH"]])
 
-    for text in text_of:
-        if "wget" in text:  # wget makes a second name where curl has made the first
-            (tmp_path / "wget").mkdir()
+    for text in (block.text for block in found):
+        for written, real in places.items():
+            text = text.replace(written, real)
+        if "restore" in text or "rm -f" in text:
+            (data_dir / "spaxel.db-wal").write_bytes(b"of the old database")
+        # wget makes a second name where curl has made the first
         folder = tmp_path / "wget" if "wget" in text else work
         done = subprocess.run(
-            ["sh", "-e", "-c", text], cwd=folder, capture_output=True, text=True, check=False
+            ["sh", "-e", "-c", text],
+            cwd=folder,
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, (text, done.stdout, done.stderr)
+        assert not (data_dir / "spaxel.db-wal").exists()
 
-    assert len(found) == 4
-    assert sorted(path.name for path in data_dir.iterdir()) == ["floor_plan", "spaxel.db", "telemetry.db"]
-    fetched = [*(tmp_path / "wget").iterdir(), *work.glob("spaxel-*.zip")]
-    assert len(fetched) == 3
+    assert len(found) == 10
+    names = [path.name for path in data_dir.iterdir() if not path.name.startswith(".before-restore-")]
+    assert sorted(names) == ["floor_plan", "spaxel.db", "telemetry.db"]
+    asked = (tmp_path / "asked").read_text()
+    assert asked.index("stop spaxel") < asked.index("start spaxel")
+    assert "claimName: spaxel-data" in (tmp_path / "pod.yaml").read_text()
+    fetched = [*(tmp_path / "wget").iterdir(), *work.glob("spaxel-*.zip"), *kept.iterdir()]
+    assert len(fetched) == 4
     assert all(Archive(path.read_bytes()).manifest["complete"] for path in fetched)
 
 
@@ -131,7 +163,7 @@ def test_each_download_asks_for_strict() -> None:
     """A plain 200 may lack a database: people copy these lines."""
     found = downloads()
 
-    assert len(found) >= 4
+    assert len(found) >= 3
     assert [line for line in found if "strict=true" not in line] == []
 
 
