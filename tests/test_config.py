@@ -298,6 +298,14 @@ class TestEnvironment:
 
         assert load(None, environ) == Settings()
 
+    def test_the_token_of_fetch_is_no_misspelt_key(self) -> None:
+        """The service and its client may share an environment; only this name is let through."""
+        assert load(None, {"MOTHERSHIP_BACKUP_TOKEN": "s3cret"}) == Settings()
+        assert (
+            refusal(environ={"MOTHERSHIP_BACKUP_TOKENS": "s3cret"})
+            == "$MOTHERSHIP_BACKUP_TOKENS: names no key"
+        )
+
     def test_an_option_is_named_by_its_own_name(self) -> None:
         """As the person wrote it."""
         assert refusal(options=(Option("--port", "server", "port", 99999),)).startswith(

@@ -396,12 +396,13 @@ def test_without_the_right_to_write(archive: Path, unchanged: Path) -> None:
 
 def test_misuse(archive: Path, tmp_path: Path) -> None:
     """Each with what is meant."""
-    for words in (
-        ["restore", archive],
-        ["restore", "--undo", archive, tmp_path],
-        ["restore", archive, tmp_path, "--check", "x"],
-    ):
-        assert command(*words).returncode == 2
+    misused: list[list[str | Path]] = [
+        [archive],
+        ["--undo", archive, tmp_path],
+        [archive, tmp_path, "--check", "x"],
+    ]
+    for words in misused:
+        assert command("restore", *words).returncode == 2
     missing = restore(archive, tmp_path / "a" / "b")
     assert missing.returncode == 1
     assert "does not exist" in missing.stderr

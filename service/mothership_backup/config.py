@@ -33,6 +33,10 @@ from mothership_backup.errors import ConfigError
 PREFIX: Final = "MOTHERSHIP_BACKUP"
 WEEK_SECONDS: Final = 7 * 24 * 3600
 
+# The token of `fetch`, which asks another service: no setting of this one, but a pod or a unit that runs both has it
+# in one environment, where it must not be taken for a misspelt key.
+TOKEN_VARIABLE: Final = f"{PREFIX}_TOKEN"
+
 # Kubernetes puts these into every pod beside a Service named mothership-backup; they are not meant for us.
 # https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables
 # MOTHERSHIP_BACKUP_PORT=8080 is none of them but a person's mistake: theirs is tcp://10.0.0.7:8080.
@@ -310,6 +314,8 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[_Entry]:
     }
     for variable, text in sorted(environ.items()):
         if not variable.startswith(PREFIX) or SERVICE_LINK.match(f"{variable}={text}"):
+            continue
+        if variable == TOKEN_VARIABLE:
             continue
         origin = f"${variable}"
         # A key's own name comes first: …__DATA__VERSION_FILE is data.version_file.

@@ -11,7 +11,10 @@ from mothership_backup import __version__
 from mothership_backup.cli.backup import backup
 from mothership_backup.cli.check_config import check_config
 from mothership_backup.cli.databases import databases
+from mothership_backup.cli.fetch import fetch
+from mothership_backup.cli.inspect_archive import inspect
 from mothership_backup.cli.options import ConfigFile, DataDir
+from mothership_backup.cli.restore import restore
 from mothership_backup.cli.terminal import show
 from mothership_backup.cli.verify import verify
 
@@ -52,7 +55,10 @@ def serve(
 
 app.command()(backup)
 app.command()(databases)
+app.command()(fetch)
 app.command()(verify)
+app.command()(inspect)
+app.command()(restore)
 app.command("check-config")(check_config)
 
 

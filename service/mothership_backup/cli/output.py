@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
-import stat
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +12,7 @@ from typing import BinaryIO, Self
 
 from mothership_backup.cli.terminal import STANDARD_OUTPUT, cannot_write
 from mothership_backup.errors import ConfigError, OutputError
+from mothership_backup.fetch.place import may_be_replaced, put_in_place
 
 
 class StandardOutput:
@@ -65,11 +64,7 @@ class FileOutput:
             raise ConfigError(
                 f"{self._shown} is inside the data directory {data_dir}: choose a file elsewhere"
             )
-        try:
-            mode = os.stat(self._file).st_mode
-        except OSError:
-            return  # not there yet, or __enter__ says what is wrong
-        if not stat.S_ISREG(mode):
+        if not may_be_replaced(self._file):
             raise OutputError(f"{self._shown} is not a regular file: name one, or - for standard output")
 
     def __enter__(self) -> Self:
@@ -103,9 +98,7 @@ class FileOutput:
         suffix = ".incomplete" if aside else ""
         try:
             self._opened.flush()
-            os.fsync(self._opened.fileno())
-            os.replace(self._part, self._file.with_name(self._file.name + suffix))
-            _sync_folder(self._file.parent)
+            put_in_place(self._opened.fileno(), self._part, self._file.with_name(self._file.name + suffix))
         except OSError as error:
             raise cannot_write(f"{self._shown}{suffix}", error) from error
         return f"{self._shown}{suffix}"
@@ -131,14 +124,3 @@ def _is_inside(file: Path, folder: Path) -> bool:
             if os.path.samestat(os.stat(parent), wanted):
                 return True
     return False
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems know no fsync of a folder
-            raise
-    finally:
-        os.close(descriptor)

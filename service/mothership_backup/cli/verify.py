@@ -12,7 +12,7 @@ from mothership_backup.cli.progress import byte_progress
 from mothership_backup.cli.stopping import stoppable
 from mothership_backup.cli.terminal import complain, count, human_bytes, show
 from mothership_backup.errors import ArchiveError, ConfigError
-from mothership_backup.verify.archive_file import ArchiveFile, open_archive
+from mothership_backup.verify.archive_file import ArchiveFile, open_archive, shown_name
 from mothership_backup.verify.contents import Contents, read_contents
 from mothership_backup.verify.scratch import Scratch
 from mothership_backup.verify.verdict import Check, Finding, Report
@@ -21,7 +21,7 @@ from mothership_backup.verify.verdict import verify as judge
 ArchiveArgument = Annotated[str, typer.Argument(metavar="ZIP|-", help="The archive; - is standard input.")]
 CheckOption = Annotated[str, typer.Option(metavar="none|quick|full", help="How SQLite checks each database.")]
 MaxBytes = Annotated[
-    int | None, typer.Option("--max-bytes", min=0, help="Refuse what unpacks to more bytes.")
+    int | None, typer.Option("--max-bytes", min=0, help="Refuse what is longer, or unpacks to more bytes.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")]
 
@@ -34,20 +34,26 @@ def verify(
 ) -> None:
     """Prove that an archive is whole, and check every database in it."""
     kind = check_kind(check)
-    with stoppable(), open_archive(archive, max_bytes=max_bytes) as opened:
-        try:
+    try:
+        with stoppable(), open_archive(archive, max_bytes=max_bytes) as opened:
             contents = read_contents(opened, max_bytes=max_bytes)
             report = _judge(opened, contents, kind)
-        except ArchiveError as error:
-            if as_json:
-                refusal = {"code": error.code, "message": error.message}
-                show(json.dumps({"archive": opened.name, "verdict": "not_whole", "error": refusal}, indent=2))
-            raise ArchiveError(f"{opened.name}: {error.message}", code=error.code) from error
+    except ArchiveError as error:
+        raise refused(archive, error, as_json=as_json) from error
     if as_json:
         show(json.dumps(_document(opened, contents, report, kind), indent=2))
     _tell(opened, contents, report)
     if report.word != "whole":
         raise typer.Exit(NOT_WHOLE if report.damaged else INCOMPLETE)
+
+
+def refused(archive: str, error: ArchiveError, *, as_json: bool) -> ArchiveError:
+    """The error with the archive's name; told to machines already."""
+    name = shown_name(archive)
+    if as_json:
+        refusal = {"code": error.code, "message": error.message}
+        show(json.dumps({"archive": name, "verdict": "not_whole", "error": refusal}, indent=2))
+    return ArchiveError(f"{name}: {error.message}", code=error.code)
 
 
 def check_kind(text: str) -> Check:

@@ -270,7 +270,7 @@ class Discovery:
 
 
 def check_data_dir(data_dir: str) -> None:
-    """Raises DataDirError, with the remedy, when ``data_dir`` cannot be listed, or a restore into it was interrupted."""
+    """Raises DataDirError with the remedy: ``data_dir`` cannot be listed, or a restore into it was interrupted."""
     try:
         with os.scandir(data_dir):
             pass

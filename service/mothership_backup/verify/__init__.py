@@ -6,4 +6,6 @@ claims.py        MANIFEST.json read back: what it claims to hold
 contents.py      entries and claims held against each other, before any entry is unpacked
 unpack.py        an entry -> its bytes, proved by length, CRC-32 and SHA-256
 verdict.py       all of it: THE PAGE TO READ
+scratch.py       private files for the databases that SQLite checks
+inspection.py    what is in it, without proving it
 """

@@ -46,19 +46,26 @@ class ArchiveFile:
 def open_archive(name: str, *, max_bytes: int | None = None) -> Iterator[ArchiveFile]:
     """The archive at this path; ``-`` is standard input. What is no regular file is spooled, nameless, to `$TMPDIR`.
 
-    Raises InputError when it cannot be opened or spooled, ArchiveError when a stream is longer than ``max_bytes``.
+    Raises InputError when it cannot be opened or spooled, ArchiveError when it is longer than ``max_bytes``.
     """
     stream = _open(name)
+    shown = shown_name(name)
     try:
-        if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            yield ArchiveFile(stream.fileno(), name)
+        there = os.fstat(stream.fileno())
+        if stat.S_ISREG(there.st_mode):
+            _look_at_length(there.st_size, max_bytes)
+            yield ArchiveFile(stream.fileno(), shown)
             return
-        shown = "standard input" if name == STANDARD_INPUT else name
         with tempfile.TemporaryFile(prefix="mothership-backup-") as spool:
             _spool(stream, spool, shown, max_bytes)
             yield ArchiveFile(spool.fileno(), shown)
     finally:
         stream.close()
+
+
+def shown_name(name: str) -> str:
+    """What a message calls the archive of this name."""
+    return "standard input" if name == STANDARD_INPUT else name
 
 
 def _open(name: str) -> BinaryIO:
@@ -77,13 +84,18 @@ def _open(name: str) -> BinaryIO:
 def _spool(stream: BinaryIO, spool: BinaryIO, name: str, max_bytes: int | None) -> None:
     size_bytes = 0
     try:
-        while piece := stream.read(_PIECE_BYTES):
+        # Not stream.read(): of a descriptor that does not block it makes an end.
+        while piece := os.read(stream.fileno(), _PIECE_BYTES):
             size_bytes += len(piece)
-            if max_bytes is not None and size_bytes > max_bytes:
-                raise ArchiveError(f"it is longer than --max-bytes ({max_bytes})", code="too_large")
+            _look_at_length(size_bytes, max_bytes)
             spool.write(piece)
         spool.flush()
     except OSError as error:
         remedy = "; set TMPDIR to a folder with more room" if error.errno == errno.ENOSPC else ""
         folder = tempfile.gettempdir()
         raise InputError(f"{name}: cannot be spooled to {folder}: {error.strerror}{remedy}") from error
+
+
+def _look_at_length(size_bytes: int, max_bytes: int | None) -> None:
+    if max_bytes is not None and size_bytes > max_bytes:
+        raise ArchiveError(f"it is longer than --max-bytes ({max_bytes})", code="too_large")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
+from urllib.parse import unquote_to_bytes
 
 from mothership_backup.errors import ArchiveError
 from mothership_backup.manifest import FORMAT
@@ -21,10 +23,14 @@ _STATUSES: Final = ("ok", "failed", "skipped")
 class Claimed:
     """One source. ``size_bytes`` and ``sha256`` are there when its bytes are in the archive.
 
+    ``path`` is its own name below the data directory, which ``name`` may not be: with surrogates for bytes that are
+    no UTF-8, and as little to be trusted as all the rest.
+
     ``pages`` are a database's page_size, page_count, user_version, …, as the manifest has them.
     """
 
     name: str
+    path: str
     kind: str
     status: str
     size_bytes: int | None
@@ -109,8 +115,10 @@ def _source(document: object) -> Claimed:
         _refuse(f"has a size of {name!a} that is none")
     error = _object(document, "error") if "error" in document else {}
     check = _object(document, "check") if "check" in document else {}
+    path = os.fsdecode(unquote_to_bytes(_text(document, "path"))) if "path" in document else name
     return Claimed(
         name=name,
+        path=path,
         kind=_text(document, "kind"),
         status=status,
         size_bytes=size_bytes,
@@ -134,7 +142,7 @@ def _pages(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _text(document: Mapping[str, Any], key: str) -> str:
     value = document.get(key)
-    if not isinstance(value, str):
+    if not isinstance(value, str) or any("\ud800" <= char <= "\udfff" for char in value):
         _refuse(f"has no text {key!r}")
     return value
 

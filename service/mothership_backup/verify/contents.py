@@ -97,6 +97,8 @@ def _compare(entries: tuple[Entry, ...], claims: Claims) -> None:
     for entry, source in zip(entries, taken, strict=False):
         if entry.name != source.name:
             raise ArchiveError(f"{entry.name} stands where {MANIFEST} claims {source.name}", code="contents")
+        if entry.is_folder:
+            raise ArchiveError(f"{entry.name} is a folder, and {MANIFEST} claims a file", code="contents")
         if entry.size_bytes != source.size_bytes:
             raise ArchiveError(
                 f"{entry.name} has {entry.size_bytes} bytes, and {MANIFEST} claims {source.size_bytes}",

@@ -12,8 +12,10 @@ import stat
 import struct
 import unicodedata
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, NamedTuple, NoReturn
 
+from mothership_backup import deflate
 from mothership_backup.errors import ArchiveError
 from mothership_backup.verify.archive_file import ArchiveFile
 
@@ -25,6 +27,7 @@ _UTF8: Final = 0x0800
 _KNOWN_FLAGS: Final = 0x0006 | _DESCRIPTOR_FOLLOWS | _UTF8  # 0x0006: how hard the compressor tried
 _ENCRYPTED: Final = 0x2041
 _UNIX: Final = 3
+_MAX_VERSION_NEEDED: Final = 63  # of the specification, tenfold; a reader refuses what needs more
 
 _LOCAL: Final = struct.Struct("<4s5H3L2H")
 _CENTRAL: Final = struct.Struct("<4s6H3L5H2L")
@@ -39,6 +42,7 @@ _END64_SIGNATURE: Final = b"PK\x06\x06"
 _DESCRIPTOR_SIGNATURE: Final = b"PK\x07\x08"
 _ZIP64: Final = 0x0001
 _EXTENDED_TIMESTAMP: Final = 0x5455
+_UNICODE_PATH: Final = 0x7075  # another name, which unzip, 7z and bsdtar take instead (4.6.9)
 _FULL16: Final = 0xFFFF
 _FULL32: Final = 0xFFFFFFFF
 
@@ -76,6 +80,8 @@ class _Listed(NamedTuple):
     """What the directory says of an entry."""
 
     raw_name: bytes
+    unicode_path: bytes
+    is_unix: bool
     flags: int
     method: int
     crc: int
@@ -84,6 +90,11 @@ class _Listed(NamedTuple):
     offset: int
     mode: int
     mtime_ns: int
+
+    @property
+    def has_descriptor(self) -> bool:
+        """CRC-32 and sizes stand behind the bytes, not in the header."""
+        return bool(self.flags & _DESCRIPTOR_FOLLOWS)
 
 
 class _End(NamedTuple):
@@ -133,7 +144,12 @@ def _read_end(archive: ArchiveFile) -> _End:
     if locator_offset >= 0:
         locator = archive.read(locator_offset, _LOCATOR64.size)
         if locator.startswith(_LOCATOR64_SIGNATURE):
+            short = (entries, length, offset)
             entries, length, offset, records_offset = _read_end64(archive, locator, locator_offset)
+            wide = (entries, length, offset)
+            full = (_FULL16, _FULL32, _FULL32)
+            if any(one not in (other, most) for one, other, most in zip(short, wide, full, strict=True)):
+                _refuse("malformed", "its end record and its ZIP64 end record contradict each other")
     if offset + length != records_offset:
         _refuse("malformed", "its directory does not end where its end record begins")
     if entries > _MAX_ENTRIES or length > _MAX_DIRECTORY_BYTES:
@@ -205,15 +221,15 @@ def _read_central(archive: ArchiveFile, end: _End) -> list[_Listed]:
 
 
 def _listed(fields: tuple[int, ...], raw_name: bytes, extra: bytes) -> _Listed:
-    _, made_by, _, flags, method, time, date, crc, packed_bytes, size_bytes = fields[:10]
+    _, made_by, needed, flags, method, time, date, crc, packed_bytes, size_bytes = fields[:10]
     disk, _, attributes, offset = fields[13:]
     shown = ascii(raw_name.decode("utf-8", "replace"))
     if flags & _ENCRYPTED:
         _refuse("unsupported", f"{shown} is encrypted")
-    if flags & ~_KNOWN_FLAGS or method not in _METHODS:
+    if flags & ~_KNOWN_FLAGS or method not in _METHODS or needed & 0xFF > _MAX_VERSION_NEEDED:
         _refuse(
             "unsupported",
-            f"{shown} is packed in a way that is not supported (method {method}, flags {flags:#x})",
+            f"{shown} is packed in a way that is not supported (method {method}, flags {flags:#x}, version {needed})",
         )
     extras = _extras(extra, shown)
     wide = extras.get(_ZIP64, b"")
@@ -225,9 +241,19 @@ def _listed(fields: tuple[int, ...], raw_name: bytes, extra: bytes) -> _Listed:
     )
     if disk:
         _refuse("unsupported", "it is one part of a ZIP in several files")
-    mode = attributes >> 16 if made_by >> 8 == _UNIX else 0
-    mtime_ns = _mtime_ns(extras.get(_EXTENDED_TIMESTAMP, b""), date, time)
-    return _Listed(raw_name, flags, method, crc, packed_bytes, size_bytes, offset, mode, mtime_ns)
+    return _Listed(
+        raw_name=raw_name,
+        unicode_path=extras.get(_UNICODE_PATH, b""),
+        is_unix=made_by >> 8 == _UNIX,
+        flags=flags,
+        method=method,
+        crc=crc,
+        packed_bytes=packed_bytes,
+        size_bytes=size_bytes,
+        offset=offset,
+        mode=attributes >> 16,
+        mtime_ns=_mtime_ns(extras.get(_EXTENDED_TIMESTAMP, b""), date, time),
+    )
 
 
 def _extras(extra: bytes, shown: str) -> dict[int, bytes]:
@@ -239,7 +265,7 @@ def _extras(extra: bytes, shown: str) -> dict[int, bytes]:
             _refuse("malformed", f"{shown}: an extra field is damaged")
         number, size_bytes = struct.unpack_from("<HH", extra, at)
         at += 4
-        if at + size_bytes > len(extra) or (number in fields and number == _ZIP64):
+        if at + size_bytes > len(extra) or (number in fields and number in (_ZIP64, _UNICODE_PATH)):
             _refuse("malformed", f"{shown}: an extra field is damaged")
         fields[number] = extra[at : at + size_bytes]
         at += size_bytes
@@ -256,8 +282,11 @@ def _mtime_ns(field: bytes, date: int, time: int) -> int:
     """From the UTC field if there is one; DOS times have no zone and are read as UTC."""
     if len(field) >= 5 and field[0] & 1:
         return int(struct.unpack_from("<i", field, 1)[0]) * 1_000_000_000
-    moment = ((date >> 9) + 1980, date >> 5 & 15, date & 31, time >> 11, time >> 5 & 63, (time & 31) * 2)
-    return calendar.timegm((*moment, 0, 0, 0)) * 1_000_000_000 if moment[1] and moment[2] else 0
+    year, month, day = (date >> 9) + 1980, date >> 5 & 15, date & 31
+    if not 1 <= month <= 12 or not day:
+        return 0
+    moment = (year, month, day, time >> 11, time >> 5 & 63, (time & 31) * 2)
+    return calendar.timegm((*moment, 0, 0, 0)) * 1_000_000_000
 
 
 # One entry in its place.
@@ -271,23 +300,17 @@ def _place(archive: ArchiveFile, listed: _Listed, here: int, following: int) -> 
     if here + _LOCAL.size > following:
         _refuse("malformed", f"{shown} overlaps what follows it")
     header = _LOCAL.unpack(archive.read(here, _LOCAL.size))
-    signature, _, flags, method, _, _, crc, packed_bytes, size_bytes, name_bytes, extra_bytes = header
+    name_bytes, extra_bytes = header[9:]
     data_offset = here + _LOCAL.size + name_bytes + extra_bytes
     data_end = data_offset + listed.packed_bytes
-    if signature != _LOCAL_SIGNATURE or data_end > following:
+    if header[0] != _LOCAL_SIGNATURE or data_end > following:
         _refuse("malformed", f"{shown} is not where the directory says, or overlaps what follows it")
-    names = archive.read(here + _LOCAL.size, name_bytes + extra_bytes)
-    if (names[:name_bytes], flags, method) != (listed.raw_name, listed.flags, listed.method):
-        _refuse("malformed", f"{shown} is called or packed otherwise in its own header")
-    wide = _extras(names[name_bytes:], shown).get(_ZIP64)
-    if flags & _DESCRIPTOR_FOLLOWS:
+    rest = archive.read(here + _LOCAL.size, name_bytes + extra_bytes)
+    _compare_header(listed, header, rest[:name_bytes], rest[name_bytes:], shown)
+    if listed.has_descriptor:
         _look_at_descriptor(archive, listed, data_end, following, shown)
-    else:
-        if wide is not None and _FULL32 in (packed_bytes, size_bytes):
-            size_bytes, packed_bytes = _wide_numbers(wide, 2, shown)
-        said = (crc, packed_bytes, size_bytes)
-        if data_end != following or said != (listed.crc, listed.packed_bytes, listed.size_bytes):
-            _refuse("malformed", f"{shown}: its own header and the directory contradict each other")
+    elif data_end != following:
+        _refuse("malformed", f"bytes follow {shown} that belong to no entry")
     name, is_folder = _name(listed, shown)
     if listed.method == _STORED and listed.packed_bytes != listed.size_bytes:
         _refuse("malformed", f"{shown} is not packed, and has two sizes")
@@ -298,10 +321,28 @@ def _place(archive: ArchiveFile, listed: _Listed, here: int, following: int) -> 
         size_bytes=listed.size_bytes,
         packed_bytes=listed.packed_bytes,
         crc=listed.crc,
-        mode=stat.S_IMODE(listed.mode),
+        mode=stat.S_IMODE(listed.mode) if listed.is_unix else 0,
         mtime_ns=listed.mtime_ns,
         data_offset=data_offset,
     )
+
+
+def _compare_header(
+    listed: _Listed, header: tuple[int, ...], raw_name: bytes, extra: bytes, shown: str
+) -> None:
+    """The entry's own header must say what the directory says."""
+    _, _, flags, method, _, _, crc, packed_bytes, size_bytes, _, _ = header
+    extras = _extras(extra, shown)
+    own = (raw_name, extras.get(_UNICODE_PATH, b""), flags, method)
+    if own != (listed.raw_name, listed.unicode_path, listed.flags, listed.method):
+        _refuse("malformed", f"{shown} is called or packed otherwise in its own header")
+    if _ZIP64 in extras and _FULL32 in (packed_bytes, size_bytes):
+        size_bytes, packed_bytes = _wide_numbers(extras[_ZIP64], 2, shown)
+    said = zip(
+        (crc, packed_bytes, size_bytes), (listed.crc, listed.packed_bytes, listed.size_bytes), strict=True
+    )
+    if any(one != other and (one or not listed.has_descriptor) for one, other in said):  # 0: it follows
+        _refuse("malformed", f"{shown}: its own header and the directory contradict each other")
 
 
 def _look_at_descriptor(
@@ -326,22 +367,35 @@ def _look_at_descriptor(
 
 def _name(listed: _Listed, shown: str) -> tuple[str, bool]:
     """The entry's name without a folder's slash, safe to unpack anywhere; whether it is a folder's."""
-    try:
-        text = listed.raw_name.decode("utf-8" if listed.flags & _UTF8 else "cp437")  # appendix D
-    except UnicodeDecodeError:
-        _refuse("unsafe", f"the name {shown} is no UTF-8")
+    text = _decode(listed, shown)
     is_folder = text.endswith("/")
-    kind = stat.S_IFMT(listed.mode)
+    kind = stat.S_IFMT(listed.mode)  # some readers look at it whatever system it was made on
     if kind not in (0, stat.S_IFDIR if is_folder else stat.S_IFREG):
         what = "a link" if kind == stat.S_IFLNK else "no regular file"
         _refuse("unsafe", f"{shown} is {what}")
     if is_folder and listed.size_bytes:
         _refuse("unsafe", f"{shown} is a folder and has bytes")
     name = text.removesuffix("/")
-    is_absolute = name[1:2] == ":" and name[:1].isalpha()
-    if is_absolute or any(not _is_safe(component) for component in name.split("/")):
+    has_drive = name[1:2] == ":" and name[0].isascii() and name[0].isalpha()
+    if has_drive or any(not _is_safe(component) for component in name.split("/")):
         _refuse("unsafe", f"the name {shown} could be unpacked elsewhere than below its target")
     return name, is_folder
+
+
+def _decode(listed: _Listed, shown: str) -> str:
+    """As unzip, 7z and bsdtar do on Unix; where they would not agree, it is refused."""
+    raw, is_utf8 = listed.raw_name, bool(listed.flags & _UTF8)
+    if listed.unicode_path:
+        is_valid = listed.unicode_path[:5] == struct.pack("<BL", 1, deflate.crc32(raw))
+        if not is_valid or (is_utf8 and listed.unicode_path[5:] != raw):
+            _refuse("malformed", f"{shown} has two names")
+        raw, is_utf8 = listed.unicode_path[5:], True
+    try:
+        return raw.decode("utf-8" if is_utf8 or listed.is_unix else "cp437")  # appendix D
+    except UnicodeDecodeError:
+        if is_utf8:
+            _refuse("unsafe", f"the name {shown} is no UTF-8")
+        return raw.decode("cp437")
 
 
 def _is_safe(component: str) -> bool:
@@ -355,23 +409,16 @@ def _is_safe(component: str) -> bool:
 
 def _look_at_names(entries: list[Entry]) -> None:
     """No two the same, in whatever form of Unicode; none a file and a folder at once."""
-    seen: set[str] = set()
-    files: set[str] = set()
-    folders: set[str] = set()
-    for entry in entries:
-        key = unicodedata.normalize("NFC", entry.name)
-        if key in seen:
-            _refuse("unsafe", f"{entry.name!a} is in it twice")
-        seen.add(key)
-        if not entry.is_folder:
-            files.add(key)
-        folder = key if entry.is_folder else key.rpartition("/")[0]
-        while folder and folder not in folders:
-            folders.add(folder)
-            folder = folder.rpartition("/")[0]
-    both = files & folders
-    if both:
-        _refuse("unsafe", f"{min(both)!a} is a file and a folder at once")
+    # With the slash as the smallest character, what lies in a folder follows the folder's own name.
+    keys = sorted(
+        (unicodedata.normalize("NFC", entry.name).replace("/", "\0"), entry.is_folder) for entry in entries
+    )
+    for (key, is_folder), (following, _) in pairwise(keys):
+        shown = ascii(key.replace("\0", "/"))
+        if following == key:
+            _refuse("unsafe", f"{shown} is in it twice")
+        if not is_folder and following.startswith(key + "\0"):
+            _refuse("unsafe", f"{shown} is a file and a folder at once")
 
 
 def _refuse(code: str, reason: str) -> NoReturn:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
-from typing import Final
 
 from mothership_backup.errors import InputError
 from mothership_backup.reader import sqlite
 from mothership_backup.verify.directory import Entry
-
-_HEADER_BYTES: Final = 100
 
 
 class ScratchFile:
@@ -28,9 +25,10 @@ class ScratchFile:
             os.unlink(path)
 
     def connect(self) -> sqlite3.Connection:
-        if os.fstat(self.fd).st_size >= _HEADER_BYTES:
-            # A file without a name can have no WAL: it must not ask for one (fileformat2.html, 1.3.3).
-            os.pwrite(self.fd, b"\x01\x01", 18)
+        # A file without a name can have no WAL: it must not ask for one (fileformat2.html, 1.3.3). What is neither
+        # WAL nor rollback stays, since SQLite opens no such file.
+        versions = os.pread(self.fd, 2, 18)
+        os.pwrite(self.fd, versions.replace(b"\x02", b"\x01"), 18)
         return self._connection
 
     def close(self) -> None:
@@ -45,9 +43,11 @@ class Scratch:
         self._library = sqlite.choose_library()
 
     def __call__(self, entry: Entry, is_database: bool) -> ScratchFile | None:
+        """As `MakePlace` says. Raises InputError when there is no room for it."""
+        return self.make(entry) if is_database else None
+
+    def make(self, entry: Entry) -> ScratchFile:
         """Raises InputError when there is no room for it."""
-        if not is_database:
-            return None
         folder = tempfile.gettempdir()
         there = os.statvfs(folder)
         free_bytes = there.f_bavail * there.f_frsize

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
 from typing import Final
 
 from mothership_backup import deflate
-from mothership_backup.errors import ArchiveError
+from mothership_backup.errors import ArchiveError, InputError
 from mothership_backup.verify.archive_file import ArchiveFile
 from mothership_backup.verify.directory import Entry
 
@@ -31,6 +32,16 @@ def blocks(archive: ArchiveFile, entry: Entry) -> Iterator[bytes]:
         raise _damaged(entry, f"it has {size_bytes} bytes, and claims {entry.size_bytes}")
     if crc != entry.crc:
         raise _damaged(entry, "its CRC-32 is wrong")
+
+
+def write(fd: int, block: bytes) -> None:
+    """All of it. Raises InputError when the disk takes no more: that says nothing about the archive."""
+    view = memoryview(block)
+    try:
+        while view:
+            view = view[os.write(fd, view) :]
+    except OSError as error:
+        raise InputError(f"the archive cannot be unpacked here: {error.strerror}") from error
 
 
 def _pieces(archive: ArchiveFile, entry: Entry, size_bytes: int) -> Iterator[bytes]:

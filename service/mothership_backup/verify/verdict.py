@@ -10,16 +10,15 @@ the next entry is unpacked.
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
-from mothership_backup.errors import ArchiveError, InputError
+from mothership_backup.errors import ArchiveError
 from mothership_backup.reader import snapshot
 from mothership_backup.reader.snapshot import Verdict
 from mothership_backup.verify import unpack
@@ -32,6 +31,7 @@ Check = Literal["none", "quick", "full"]
 DATABASE_MAGIC: Final = b"SQLite format 3\x00"
 _NO_LIMIT_SECONDS: Final = 7 * 24 * 3600.0
 _WORTH_A_THREAD_BYTES: Final = 64 * 1024
+_AGAIN_SECONDS: Final = 0.1
 
 
 class Place(Protocol):
@@ -57,6 +57,7 @@ class Finding:
     name: str
     is_database: bool
     size_bytes: int
+    sha256: str
     check: Verdict | None
     problem: str = ""
 
@@ -110,12 +111,14 @@ class _Taken:
 
     entry: Entry
     is_database: bool
+    sha256: str = ""
     problem: str = ""
     check: Future[Verdict] | None = None
 
     def finding(self) -> Finding:
         verdict = self.check.result() if self.check is not None else None
-        return Finding(self.entry.name, self.is_database, self.entry.size_bytes, verdict, self.problem)
+        size_bytes = self.entry.size_bytes
+        return Finding(self.entry.name, self.is_database, size_bytes, self.sha256, verdict, self.problem)
 
 
 @dataclass
@@ -126,13 +129,17 @@ class _Work:
     progress: Callable[[int], None]
     _taken: list[_Taken] = field(default_factory=list)
     _checking: Future[Verdict] | None = None
+    _connection: sqlite3.Connection | None = None  # of the check that runs
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> _Work:
         self._hasher = ThreadPoolExecutor(1, "verify-hash")
         self._checker = ThreadPoolExecutor(1, "verify-check")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._stop_check()
         self._hasher.shutdown(cancel_futures=True)
         self._checker.shutdown(cancel_futures=True)
 
@@ -154,7 +161,9 @@ class _Work:
             taken.is_database = first.startswith(DATABASE_MAGIC)
         place = self.make_place(entry, taken.is_database)
         try:
-            self._unpack(first, blocks, place, claimed)
+            taken.sha256 = self._unpack(first, blocks, place)
+            if claimed is not None and taken.sha256 != claimed.sha256:
+                taken.problem = f"{entry.name}: its SHA-256 is not the one in MANIFEST.json"
         except ArchiveError as error:
             taken.problem = error.message
         except BaseException:
@@ -168,9 +177,8 @@ class _Work:
         else:
             place.close()
 
-    def _unpack(
-        self, block: bytes, blocks: Iterator[bytes], place: Place | None, claimed: Claimed | None
-    ) -> None:
+    def _unpack(self, block: bytes, blocks: Iterator[bytes], place: Place | None) -> str:
+        """All of it; its SHA-256."""
         digest = hashlib.sha256()
         hashing: Future[None] | None = None
         while block:
@@ -182,35 +190,35 @@ class _Work:
             else:
                 hashing = self._hasher.submit(digest.update, block)
             if place is not None:
-                _write(place.fd, block)
+                unpack.write(place.fd, block)
             self.progress(len(block))
             block = next(blocks, b"")
         if hashing is not None:
             hashing.result()
-        if claimed is not None and digest.hexdigest() != claimed.sha256:
-            raise ArchiveError(
-                f"{claimed.name}: its SHA-256 is not the one in MANIFEST.json", source=claimed.name
-            )
+        return digest.hexdigest()
 
     def _begin_check(self, taken: _Taken, place: Place) -> None:
         """One at a time: what waits for its check takes room."""
         if self._checking is not None:
             self._checking.exception()
-        self._checking = taken.check = self._checker.submit(_check, place, self.check)
+        self._checking = taken.check = self._checker.submit(self._run_check, place)
 
+    def _run_check(self, place: Place) -> Verdict:
+        def connect() -> sqlite3.Connection:
+            self._connection = place.connect()
+            return self._connection
 
-def _check(place: Place, kind: str) -> Verdict:
-    try:
-        return snapshot.check(place.connect, kind, _NO_LIMIT_SECONDS)
-    finally:
-        place.close()
+        try:
+            return snapshot.check(connect, self.check, _NO_LIMIT_SECONDS)
+        finally:
+            with self._lock:
+                self._connection = None
+                place.close()
 
-
-def _write(fd: int, block: bytes) -> None:
-    view = memoryview(block)
-    try:
-        while view:
-            view = view[os.write(fd, view) :]
-    except OSError as error:
-        remedy = "; make room, or set TMPDIR to a larger folder" if error.errno == errno.ENOSPC else ""
-        raise InputError(f"cannot be unpacked: {error.strerror}{remedy}") from error
+    def _stop_check(self) -> None:
+        """Nobody waits for its verdict any more, and it may take an hour."""
+        while self._checking is not None and not self._checking.done():
+            with self._lock:
+                if self._connection is not None:
+                    self._connection.interrupt()
+            wait([self._checking], _AGAIN_SECONDS)  # an interrupt between two statements is lost

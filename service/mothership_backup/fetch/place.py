@@ -1,0 +1,34 @@
+"""A file that was written beside another takes its place: there is the old one or the new one, never half of one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+
+def may_be_replaced(file: Path) -> bool:
+    """Whether it is a regular file or not there: root could put a file in the place of /dev/null."""
+    try:
+        return stat.S_ISREG(os.stat(file).st_mode)
+    except OSError:
+        return True  # not there yet, or what writes beside it says what is wrong
+
+
+def put_in_place(fd: int, part: Path, file: Path) -> None:
+    """``part``, open as ``fd``, is ``file`` from now on, after a power cut too. Raises OSError."""
+    os.fsync(fd)
+    os.replace(part, file)
+    _sync_folder(file.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems know no fsync of a folder
+            raise
+    finally:
+        os.close(descriptor)
