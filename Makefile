@@ -29,13 +29,13 @@ test: .venv/.ready-test
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
-	.venv/bin/python -m pytest -m 'not long'
+	.venv/bin/python -m pytest -n 2 -m 'not long'
 
 # A suite without long cases is none: pytest says so with 5.
 test-all: test .venv-plain/.ready
-	.venv/bin/python -m pytest -m long || test $$? -eq 5
+	.venv/bin/python -m pytest -n 2 -m long || test $$? -eq 5
 	@echo 'Once more, without sqlean and isal:'
-	.venv-plain/bin/python -m pytest -m 'not long and not live_engine'
+	.venv-plain/bin/python -m pytest -n 2 -m 'not long and not live_engine'
 
 torture: .venv/.ready-test
 	@cd tests && ../.venv/bin/python -m torture.soak --minutes '$(MINUTES)'

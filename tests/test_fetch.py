@@ -45,7 +45,7 @@ from bad_servers import (
 )
 from harness import Archive, MakeDatabase, Service, run, serving, tool
 from mothership_backup.cli import exit_code
-from mothership_backup.cli.app import app
+from mothership_backup.cli.app import build
 from mothership_backup.cli.progress import byte_progress
 from mothership_backup.errors import ArchiveError, BackupError, ConfigError, FetchError, OutputError
 from mothership_backup.fetch.fetch import Fetched, Job, fetch
@@ -207,7 +207,7 @@ class TestService:
             pytest.raises(FetchError, match=r"answers 503 Service Unavailable: .*backup"),
         ):
             place.fetch(running.backup_url, tries=1)
-        wait_until("the slot is free", lambda: not running.readers())
+        wait_until("the slot is free", lambda: "client_left" in running.log())
 
         assert place.fetch(running.backup_url, tries=2, check="none").report.word == "whole"
 
@@ -739,7 +739,7 @@ def test_misuse(
     """Exit code 2, in one line, before anything is asked or written; no credentials in it."""
     monkeypatch.chdir(tmp_path)
 
-    result = CliRunner().invoke(app, ["fetch", *arguments])
+    result = CliRunner().invoke(build([]), ["fetch", *arguments])
 
     assert isinstance(result.exception, ConfigError)
     assert message in result.exception.message
@@ -752,7 +752,7 @@ def test_misuse(
 )
 def test_options_that_make_no_sense(option: str) -> None:
     """Exit code 2; there is no option for the token itself."""
-    assert CliRunner().invoke(app, ["fetch", "http://h/", "f", option]).exit_code == 2
+    assert CliRunner().invoke(build([]), ["fetch", "http://h/", "f", option]).exit_code == 2
 
 
 def test_progress_on_a_terminal(place: Place, second: bytes) -> None:

@@ -20,6 +20,7 @@ LAYERS: Final = {
     "stream": 0,
     "deflate": 0,
     "names": 0,
+    "place": 0,
     "config": 1,
     "manifest": 1,
     "reader": 2,

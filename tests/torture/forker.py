@@ -62,9 +62,9 @@ class Forker:
 
 
 if __name__ == "__main__":
-    from mothership_backup.backup import make_plan  # noqa: F401  # what the commands import late: here, once
-    from mothership_backup.cli.app import app  # noqa: F401
-    from mothership_backup.restore.restore import restore  # noqa: F401
+    from mothership_backup.cli.app import build
+
+    build([])  # what the commands import late: here, once
 
     for line in sys.stdin:
         wanted = json.loads(line)

@@ -53,9 +53,9 @@ def _run() -> int:
         return MISUSE
     code = GOOD
     try:
-        from mothership_backup.cli.app import app  # not before: it needs what Windows has not
+        from mothership_backup.cli.app import build  # not before: it needs what Windows has not
 
-        app(prog_name="mothership-backup")
+        build(sys.argv[1:])(prog_name="mothership-backup")
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else FAILED
     except KeyboardInterrupt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,9 +14,12 @@ from mothership_backup.cli.progress import byte_progress
 from mothership_backup.cli.stopping import stoppable
 from mothership_backup.cli.terminal import complain, count, human_bytes
 from mothership_backup.cli.verify import CheckOption, check_kind, why_damaged
-
-if TYPE_CHECKING:
-    from mothership_backup.fetch.fetch import Fetched
+from mothership_backup.fetch.fetch import Fetched, Job
+from mothership_backup.fetch.fetch import fetch as run
+from mothership_backup.fetch.keep import Keep
+from mothership_backup.fetch.names import parse
+from mothership_backup.fetch.ping import Ping, watched
+from mothership_backup.fetch.target import Target, host_of, read_token, split_url, tls_context
 
 # readable=False: what cannot be read is told in our words, not in typer's.
 TokenFile = Annotated[
@@ -54,14 +57,6 @@ def fetch(
     ] = None,
 ) -> None:
     """Fetch a backup, prove that it is whole, and only then let it take FILE's place."""
-    # aiohttp is slow to import, and no other command of a terminal needs it.
-    from mothership_backup.fetch.fetch import Job
-    from mothership_backup.fetch.fetch import fetch as run
-    from mothership_backup.fetch.keep import Keep
-    from mothership_backup.fetch.names import parse
-    from mothership_backup.fetch.ping import Ping, watched
-    from mothership_backup.fetch.target import Target, host_of, read_token, split_url, tls_context
-
     now = datetime.now(UTC)
     template = parse(file, host=host_of(url), now=now)
     tls = tls_context(ca_file)

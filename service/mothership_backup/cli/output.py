@@ -12,7 +12,7 @@ from typing import BinaryIO, Self
 
 from mothership_backup.cli.terminal import STANDARD_OUTPUT, cannot_write
 from mothership_backup.errors import ConfigError, OutputError
-from mothership_backup.fetch.place import may_be_replaced, put_in_place
+from mothership_backup.place import may_be_replaced, put_in_place
 
 
 class StandardOutput:

@@ -8,15 +8,15 @@ import logging
 import os
 import signal
 import socket
-from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
+import typer
 from aiohttp import web
 
 from mothership_backup import __version__
 from mothership_backup.backup import probe
 from mothership_backup.cli.log_format import configure
-from mothership_backup.cli.options import load_settings
+from mothership_backup.cli.options import ConfigFile, DataDir, load_settings
 from mothership_backup.cli.terminal import say
 from mothership_backup.config import Option, Settings
 from mothership_backup.errors import ConfigError
@@ -34,19 +34,24 @@ REMEDIES: Final = {
 }
 
 
-def serve(config: Path | None, data_dir: Path | None, host: str | None, port: int | None) -> int:
-    """Run until SIGTERM or SIGINT. Raises ConfigError for a start that is refused."""
+def serve(
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+) -> None:
+    """Answer GET /api/backup over HTTP, until SIGTERM or SIGINT."""
     settings = load_settings(
         config,
         data_dir,
         Option("--host", "server", "host", host),
         Option("--port", "server", "port", port),
     )
-    return run(settings)
+    _run(settings)
 
 
-def run(settings: Settings) -> int:
-    """Serve by these settings; the exit code."""
+def _run(settings: Settings) -> None:
+    """Raises ConfigError for a start that is refused."""
     _refuse_restoring(settings)
     addresses = _resolve(settings)
     _refuse_reachable(settings, addresses)
@@ -55,7 +60,6 @@ def run(settings: Settings) -> int:
     if not settings.data.dir.is_dir():
         log.warning("data.dir: %s is no directory (now); backups fail until it is there", settings.data.dir)
     asyncio.run(_serve(settings, engine))
-    return 0
 
 
 def _refuse_restoring(settings: Settings) -> None:

@@ -4,7 +4,6 @@ names.py     FILE with its {words} -> a file's name, and the pattern of its sibl
 target.py    URL and token, before anything is asked
 transfer.py  one try: GET -> FILE.part
 part.py      FILE.part: private, locked, gone at the end unless it was kept
-place.py     a written file takes the place of another
 retry.py     which failures are tried again, and when
 keep.py      older files that are not needed any more
 ping.py      a monitor hears of it

@@ -12,7 +12,7 @@ from typing import Final, Self
 
 from mothership_backup.errors import FetchError, OutputError
 from mothership_backup.fetch.names import Template
-from mothership_backup.fetch.place import may_be_replaced, put_in_place
+from mothership_backup.place import may_be_replaced, put_in_place
 
 SUFFIX: Final = ".part"
 INCOMPLETE: Final = ".incomplete"

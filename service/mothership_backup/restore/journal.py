@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from mothership_backup.errors import RestoreError
 from mothership_backup.names import RESTORE_JOURNAL
+from mothership_backup.place import sync_folder
 
 Way = Literal["names", "folder"]  # the third way, a new directory, is one rename and needs no journal
 _FORMAT: Final = 1
@@ -118,12 +119,3 @@ def remove(folder: Path) -> None:
     _part_in(folder).unlink(missing_ok=True)
     path_in(folder).unlink(missing_ok=True)
     sync_folder(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """Its names are on the disk when this returns."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

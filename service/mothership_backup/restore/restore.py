@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from mothership_backup.errors import ArchiveError, RestoreError
+from mothership_backup.place import sync_folder
 from mothership_backup.restore import journal as journals
 from mothership_backup.restore import swap
 from mothership_backup.restore.holders import Holder, blind_spots, find_holders
@@ -201,7 +202,7 @@ def _put_in_place(plan: Plan, journal: Journal) -> Path | None:
     folder = plan.folder
     if plan.way == "new":
         os.rename(journal.new, folder)
-        journals.sync_folder(folder.parent)
+        sync_folder(folder.parent)
         return None
     began(journal.work)
     try:

@@ -23,7 +23,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from mothership_backup.restore.journal import Journal, Swap, remove, sync_folder, write
+from mothership_backup.place import sync_folder
+from mothership_backup.restore.journal import Journal, Swap, remove, write
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2

@@ -20,10 +20,11 @@ def put_in_place(fd: int, part: Path, file: Path) -> None:
     """``part``, open as ``fd``, is ``file`` from now on, after a power cut too. Raises OSError."""
     os.fsync(fd)
     os.replace(part, file)
-    _sync_folder(file.parent)
+    sync_folder(file.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Its names are on the disk when this returns. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
