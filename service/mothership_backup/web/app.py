@@ -14,6 +14,7 @@ from mothership_backup import __version__
 from mothership_backup.config import Settings
 from mothership_backup.errors import SetupError
 from mothership_backup.web import collisions, problems
+from mothership_backup.web.auth import Auth
 from mothership_backup.web.handlers import Handlers
 from mothership_backup.web.running import Running
 
@@ -37,7 +38,7 @@ def mount(app: web.Application, settings: Settings, prefix: str) -> Running:
     _refuse_late(app)
     path = _checked_prefix(prefix) + "/backup"
     running = Running(settings)
-    routes = _add_routes(app, path, Handlers(settings, running))
+    routes = _add_routes(app, path, Handlers(settings, running, Auth(settings)))
     collisions.verify_now(app, routes)
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:

@@ -11,7 +11,8 @@ from aiohttp import hdrs, web
 from mothership_backup.backup import Options
 from mothership_backup.config import Settings
 from mothership_backup.errors import BackupError
-from mothership_backup.web import anonymous, problems, query
+from mothership_backup.web import problems, query
+from mothership_backup.web.auth import Auth
 from mothership_backup.web.delivery import new_response
 from mothership_backup.web.problems import RequestError
 from mothership_backup.web.report import one_line, report
@@ -23,15 +24,16 @@ log: Final = logging.getLogger("mothership_backup")
 class Handlers:
     """The handlers of one mount. None of them raises for a request's sake: errors are responses too."""
 
-    def __init__(self, settings: Settings, running: Running) -> None:
+    def __init__(self, settings: Settings, running: Running, auth: Auth) -> None:
         self._settings = settings
+        self._auth = auth
         self._running = running
         self._defaults = Options.of(settings)
 
     async def get_backup(self, request: web.Request) -> web.StreamResponse:
         """The archive."""
         try:
-            anonymous.check(request, self._settings)
+            self._auth.admit(request, "backup")
             options = self._options(request)
             _refuse_range(request)
             delivery = self._running.start(request, options)
@@ -47,7 +49,7 @@ class Handlers:
     async def head_backup(self, request: web.Request) -> web.StreamResponse:
         """The headers that GET would have now: a plan, nothing copied, no slot taken."""
         try:
-            anonymous.check(request, self._settings)
+            self._auth.admit(request, "backup")
             options = self._options(request)
             self._running.refuse_when_closing()
             backup = await self._running.plans.get(options)
@@ -58,7 +60,7 @@ class Handlers:
     async def refuse_method(self, request: web.Request) -> web.StreamResponse:
         """405, to those who would get a backup."""
         try:
-            anonymous.check(request, self._settings)
+            self._auth.admit(request, "backup")
         except BackupError as error:
             return _refused(request, error)
         message = f"{request.method} is not allowed here, only {problems.ALLOWED_METHODS}"
