@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mothership_backup.config import SECTIONS, Data, Option, Server, Settings, example, load
+from mothership_backup.config import SECTIONS, Auth, Data, Option, Server, Settings, example, load
 from mothership_backup.errors import ConfigError
 
 P = "MOTHERSHIP_BACKUP__"
@@ -41,6 +41,14 @@ class TestSettings:
         """Nobody changes them under a running service."""
         with pytest.raises(ValidationError):
             Settings().server.port = 1  # type: ignore[misc]
+
+    def test_what_pydantic_says_to_a_host_has_no_credential(self) -> None:
+        """Somebody may have put the token there by mistake."""
+        for call in (Auth.model_validate, lambda auth: Settings.model_validate({"auth": auth})):
+            with pytest.raises(ValidationError) as caught:
+                call({"tokens": ["s3cret"]})
+            assert "s3cret" not in str(caught.value)
+        assert "00000000" not in repr(Settings(auth=Auth(tokens=(f"x:sha256:{'0' * 64}",))))
 
     def test_a_host_application_reads_no_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Settings() is what its arguments say, whatever the process was started with."""
@@ -137,6 +145,25 @@ class TestFile:
             ("limits.max_hold_seconds = 0", "limits.max_hold_seconds: must be more than 0 (got 0)"),
             ("limits.nice = 20\nserver.port = -1", "server.port: must be at least 0 (got -1) (and 1 more)"),
             ('auth.allow_anonymous = "s3cret"', "auth.allow_anonymous: the value is not true or false"),
+            ('auth.tokens = "s3cret"', "auth.tokens: the value is not a list"),
+            ("auth.tokens = [3]", "auth.tokens[0]: the value is not a text"),
+            (
+                'auth.tokens = ["s3cret"]',
+                "auth.tokens[0]: is not NAME:sha256:HEX[:key=value…], as `mothership-backup token new NAME` prints it",
+            ),
+            (
+                'server.trusted_proxies = ["10.0.0.1/8"]',
+                "server.trusted_proxies[0]: '10.0.0.1/8' is not a network such as 10.0.0.0/8 (without host bits)",
+            ),
+            (
+                'server.trusted_proxies = ["::/0"]',
+                "server.trusted_proxies[0]: '::/0' is everybody: name the proxies' own addresses",
+            ),
+            (
+                'server.base_path = "rover"',
+                "server.base_path: 'rover' must be empty or a plain path such as /backup",
+            ),
+            ('server.base_path = "/a/.."', "server.base_path: '/a/..' must not hold . or .."),
         ],
     )
     def test_a_mistake_is_named(self, file: Path, text: str, message: str) -> None:
@@ -144,6 +171,18 @@ class TestFile:
         file.write_text(text)
 
         assert refusal(file) == f"config.toml: {message}"
+
+    def test_a_credential_that_nobody_needs_is_refused(self, file: Path) -> None:
+        """Whoever adds one means that it is asked for."""
+        file.write_text(f'auth.allow_anonymous = true\nauth.tokens = ["x:sha256:{"0" * 64}"]')
+
+        assert refusal(file).startswith("auth.allow_anonymous: true makes every credential needless")
+
+    def test_a_tokens_file_inside_the_data_directory_is_refused(self, file: Path) -> None:
+        """This process opens nothing there."""
+        file.write_text('data.dir = "/srv"\nauth.tokens_file = "/srv/tokens"')
+
+        assert refusal(file) == "auth.tokens_file: it is inside data.dir (/srv): keep it elsewhere"
 
     def test_a_syntax_error_has_its_line(self, file: Path) -> None:
         """As an editor counts."""

@@ -276,7 +276,7 @@ def test_another_method_is_405_with_allow(running: Service, method: str) -> None
 
 def test_a_path_that_is_not_there_is_404(running: Service) -> None:
     """And never a redirect."""
-    assert running.request("/api/backups").status == 404
+    assert running.request("/api/archives").status == 404
     assert running.request("/api/backup/x").status == 404
 
 

@@ -21,6 +21,7 @@ LAYERS: Final = {
     "deflate": 0,
     "names": 0,
     "place": 0,
+    "credentials": 0,
     "config": 1,
     "manifest": 1,
     "reader": 2,

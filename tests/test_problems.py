@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from mothership_backup import errors
+from mothership_backup.credentials import new_token
 from mothership_backup.errors import (
     BackupError,
     BusyError,
@@ -21,7 +22,14 @@ from mothership_backup.errors import (
     ReaderError,
     TooManyDatabasesError,
 )
-from mothership_backup.web.problems import STATUSES, RequestError, respond, respond_http, status_of
+from mothership_backup.web.problems import (
+    STATUSES,
+    RequestError,
+    ThrottledError,
+    respond,
+    respond_http,
+    status_of,
+)
 
 
 def answer(error: BackupError, **headers: str) -> web.Response:
@@ -64,7 +72,13 @@ def codes() -> Iterator[str]:
         (CutError("", code="shutdown"), 503),
         (CutError("", code="wal_growth"), 500),
         (RequestError("", code="bad_parameter"), 400),
+        (RequestError("", code="bad_forwarded"), 400),
+        (RequestError("", code="unauthorized"), 401),
+        (RequestError("", code="expired"), 401),
         (RequestError("", code="anonymous_refused"), 403),
+        (RequestError("", code="forbidden_scope"), 403),
+        (RequestError("", code="forbidden_network"), 403),
+        (ThrottledError("", 60), 429),
         (RequestError("", code="method_not_allowed"), 405),
         (RequestError("", code="range_refused"), 412),
     ],
@@ -79,7 +93,15 @@ def test_table_holds_no_strangers() -> None:
     assert set(STATUSES) <= {
         *codes(),
         "anonymous_refused",
+        "bad_forwarded",
+        "unauthorized",
+        "expired",
+        "forbidden_scope",
+        "forbidden_network",
+        "throttled",
         "method_not_allowed",
+        "backup_ended",
+        "cancelled",
         "range_refused",
         "not_found",
         "data_dir_restoring",
@@ -131,6 +153,27 @@ def test_content_type(accept: str | None, content_type: str) -> None:
 def test_retry_after(error: BackupError) -> None:
     """What passes by itself says when to come again."""
     assert int(answer(error).headers["Retry-After"]) > 0
+
+
+def test_retry_after_too_many_failures() -> None:
+    """When the minute is over."""
+    assert answer(ThrottledError("", 42)).headers["Retry-After"] == "42"
+
+
+@pytest.mark.parametrize("code", ["unauthorized", "expired"])
+def test_challenges(code: str) -> None:
+    """Both of them, each in a line of its own: old clients stop reading at a comma."""
+    assert answer(RequestError("", code=code)).headers.getall("WWW-Authenticate") == [
+        'Bearer realm="mothership-backup"',
+        'Basic realm="mothership-backup", charset="UTF-8"',
+    ]
+
+
+def test_no_token_is_repeated() -> None:
+    """Wherever in a request it stood."""
+    token = new_token()
+
+    assert token not in str(members(answer(RequestError(f"{token!r}: unknown parameter"))))
 
 
 @pytest.mark.parametrize("error", [TooManyDatabasesError(""), DataDirError(""), NoMatchError("")])

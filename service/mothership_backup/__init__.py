@@ -9,7 +9,7 @@ The way of a backup, each step a module:
     web/        the iterator -> a response
 
 This module imports nothing on purpose: the reader process imports the package too, and starts in
-30 ms only as long as aiohttp and pydantic stay out of it. ``setup`` is looked up when first used.
+30 ms only as long as aiohttp and pydantic stay out of it. ``setup`` and ``METRICS`` are looked up when first used.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mothership_backup.web.app import setup
+    from mothership_backup.web.metrics import METRICS
 
 __version__ = "0.1.0"
-__all__ = ["setup"]
+__all__ = ["METRICS", "setup"]
 
 
 def __getattr__(name: str) -> object:
-    if name == "setup":
-        from mothership_backup.web.app import setup
+    if name in __all__:
+        from mothership_backup.web import app
 
-        return setup
+        return getattr(app, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

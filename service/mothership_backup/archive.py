@@ -54,6 +54,21 @@ _DESCRIPTOR64_BYTES: Final = 24
 _EXTRA64_BYTES: Final = 20
 
 
+class PinCost(NamedTuple):
+    """What a backup has cost its sources: the longest pin, and the most that a WAL grew under one."""
+
+    pin_seconds: float
+    wal_growth_bytes: int
+
+    @classmethod
+    def of(cls, end: Frame) -> PinCost | None:
+        """None where the END frame does not say."""
+        pin_seconds, growth_bytes = (end.document.get(key) for key in cls._fields)
+        if not isinstance(pin_seconds, float) or not isinstance(growth_bytes, int):
+            return None
+        return cls(pin_seconds, growth_bytes)
+
+
 class Packed(NamedTuple):
     """A piece of an entry as it goes out: its size before packing, and the entry's CRC-32 so far."""
 
@@ -142,6 +157,7 @@ class Archive:
         self._spare_pulses = int(check_timeout_seconds) + _SPARE_SECONDS
         self._manifest_bytes = self._manifest.bound_bytes() + self._spare_pulses if stored else 0
         self.content_length = self._measure() if stored else None
+        self.pin_cost: PinCost | None = None
 
     def chunks(self, incoming: Iterator[Frame]) -> Iterator[Chunk]:
         """The archive's bytes; an empty chunk means that what came before goes out now.
@@ -306,6 +322,7 @@ class Archive:
         yield last
 
     def _compare(self, frame: Frame) -> None:
+        self.pin_cost = PinCost.of(frame)
         self._manifest.set_instants(frame.document["instants"])
         said = (frame.document["entries"], frame.document["size_bytes"])
         if said != (self._entries, self._size_bytes):

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 
 from mothership_backup import __version__, frames
-from mothership_backup.archive import Archive, Chunk
+from mothership_backup.archive import Archive, Chunk, PinCost
 from mothership_backup.child import ReaderProcess
 from mothership_backup.config import Settings
 from mothership_backup.errors import (
@@ -82,7 +82,7 @@ class Backup:
     """One run. Drive `chunks` from one thread, once; `cancel` it from any.
 
     ``plan`` and ``content_length`` (stored archives only) are known before the first chunk; ``outcome`` when
-    `chunks` has ended, one way or another.
+    `chunks` has ended, one way or another, and ``pin_cost`` if it has ended well.
     """
 
     def __init__(self, settings: Settings, options: Options) -> None:
@@ -90,8 +90,9 @@ class Backup:
         self.plan: Plan | None = None
         self.content_length: int | None = None
         self.outcome: Outcome | None = None
+        self.pin_cost: PinCost | None = None
         self._settings = settings
-        self._options = options
+        self.options = options
         self._manifest: Manifest | None = None
         self._reader: ReaderProcess | None = None
         self._cancelled: BackupError | None = None
@@ -103,18 +104,19 @@ class Backup:
 
         Raises BackupError; what was yielded before is then no archive, and must not look like one.
         """
-        with self._judged(), self._started(_request("backup", self._settings, self._options)) as reader:
+        with self._judged(), self._started(_request("backup", self._settings, self.options)) as reader:
             incoming = reader.frames()
             archive = self._begin(_read_plan(incoming))
             yield b""
             yield from self._counted(archive.chunks(incoming))
+            self.pin_cost = archive.pin_cost
 
     def preview(self) -> None:
         """Set ``plan`` and ``content_length`` as they would be now, from a plan alone: nothing is staged or sent.
 
         Raises what `chunks` would raise before its first chunk.
         """
-        with self._started(_request("plan", self._settings, self._options)) as reader:
+        with self._started(_request("plan", self._settings, self.options)) as reader:
             self._begin(_read_plan(reader.frames()))
 
     def cancel(self, reason: BackupError) -> None:
@@ -133,6 +135,11 @@ class Backup:
     def sudden_end(self) -> BackupError | None:
         """Why its reader was ended from outside, if it was: `chunks` will raise it, once it is driven so far."""
         return None if self._reader is None else self._reader.sudden_end()
+
+    @property
+    def reader_start_seconds(self) -> float | None:
+        """From its reader's start to the first sign of it."""
+        return None if self._reader is None else self._reader.start_seconds
 
     @property
     def reader_stderr(self) -> str:
@@ -157,14 +164,14 @@ class Backup:
 
     def _decide(self, plan: Plan) -> None:
         """The last moment for an honest error status."""
-        stored = self._options.compression == "stored"
+        stored = self.options.compression == "stored"
         wanted = [source for source in plan.sources if source.is_named or source.kind == "database"]
         wanted = [source for source in wanted if source.status != "skipped"]
         failures = {source.path: source.error_message for source in plan.sources if source.status == "failed"}
         told = "; ".join(f"{path}: {message}" for path, message in list(failures.items())[:5])
         if wanted and all(source.status == "failed" for source in wanted):
             raise NoneReadableError(f"none of the {len(wanted)} databases can be read: {told}")
-        if self._options.strict and failures:
+        if self.options.strict and failures:
             raise IncompleteError(f"strict was asked for, and {len(failures)} sources failed: {told}")
         if stored and plan.waves > 1:
             raise TooManyDatabasesError(
@@ -174,22 +181,22 @@ class Backup:
 
     def _make_archive(self, plan: Plan) -> Archive:
         created = time.time()
-        app_version = self._settings.data.version or plan.app_version or NO_VERSION
+        app_version = app_version_of(self._settings, plan)
         self._manifest = Manifest(
             plan,
             backup_id=self.id,
             created_at=datetime.fromtimestamp(created, UTC)
             .isoformat(timespec="milliseconds")
             .replace("+00:00", "Z"),
-            check=self._options.check,
+            check=self.options.check,
             version=__version__,
             app_version=app_version,
         )
         return Archive(
             plan,
             self._manifest,
-            stored=self._options.compression == "stored",
-            strict=self._options.strict,
+            stored=self.options.compression == "stored",
+            strict=self.options.strict,
             level=self._settings.archive.level,
             created=created,
             app_version=app_version,
@@ -225,6 +232,11 @@ class Backup:
             failures = self._manifest.failures if self._manifest is not None else {}
             word, reason = _judge(error, bool(failures))
             self.outcome = Outcome(word, reason, failures, self._sent_bytes, time.monotonic() - began)
+
+
+def app_version_of(settings: Settings, plan: Plan) -> str:
+    """The application's version, as VERSION says it."""
+    return settings.data.version or plan.app_version or NO_VERSION
 
 
 def make_plan(settings: Settings, options: Options) -> Plan:

@@ -48,6 +48,9 @@ class ReaderProcess:
     """
 
     def __init__(self, request: Request) -> None:
+        self._began = time.monotonic()
+        #: From its start to its first frame; None before.
+        self.start_seconds: float | None = None
         command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOT, *_roots()]
         try:
             self._process = subprocess.Popen(
@@ -129,6 +132,8 @@ class ReaderProcess:
                 if count == 0:
                     break
                 last_heard = time.monotonic()
+                if self.start_seconds is None:
+                    self.start_seconds = last_heard - self._began
                 if last is not None:
                     raise ReaderError("the reader went on after its last frame", code="reader_protocol")
                 frame = _advance(decoder, count)

@@ -13,6 +13,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_network
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Final, Literal, NamedTuple, get_origin
 
@@ -28,6 +29,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from mothership_backup import credentials
 from mothership_backup.errors import ConfigError
 
 PREFIX: Final = "MOTHERSHIP_BACKUP"
@@ -84,6 +86,32 @@ def _pattern(text: str) -> str:
     return str(path)  # floor_plan/ and ./floor_plan are floor_plan
 
 
+def _network(text: str) -> str:
+    try:
+        network = ip_network(text)
+    except ValueError:
+        raise _refuse(f"{_shown(text)} is not a network such as 10.0.0.0/8 (without host bits)") from None
+    if network.prefixlen == 0:
+        raise _refuse(f"{_shown(text)} is everybody: name the proxies' own addresses")
+    return str(network)
+
+
+def _base_path(text: str) -> str:
+    stripped = text.rstrip("/")
+    if stripped and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", stripped):
+        raise _refuse(f"{_shown(text)} must be empty or a plain path such as /backup")
+    if {".", ".."} & set(stripped.split("/")):
+        raise _refuse(f"{_shown(text)} must not hold . or ..")  # a client takes them out of its URL
+    return stripped
+
+
+def _credential(text: str) -> str:
+    try:
+        return credentials.parse(text).stored()
+    except ValueError as error:
+        raise _refuse(str(error)) from None
+
+
 def _not_empty(value: object) -> object:
     if value == "":
         raise _refuse("must not be empty")
@@ -98,6 +126,9 @@ Line = Annotated[str, AfterValidator(_one_line)]
 Host = Annotated[Line, AfterValidator(_host)]
 Hosts = Annotated[tuple[Host, ...], BeforeValidator(_as_tuple)]
 Patterns = Annotated[tuple[Annotated[Line, AfterValidator(_pattern)], ...], BeforeValidator(_as_tuple)]
+Networks = Annotated[tuple[Annotated[Line, AfterValidator(_network)], ...], BeforeValidator(_as_tuple)]
+BasePath = Annotated[Line, AfterValidator(_base_path)]
+Tokens = Annotated[tuple[Annotated[str, AfterValidator(_credential)], ...], BeforeValidator(_as_tuple)]
 Seconds = Annotated[float, Field(ge=0, le=WEEK_SECONDS, allow_inf_nan=False)]
 SomeSeconds = Annotated[float, Field(gt=0, le=WEEK_SECONDS, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0, lt=2**63)]
@@ -113,7 +144,9 @@ class Section(BaseModel):
 class Server(Section):
     host: Host = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    base_path: BasePath = ""
     allowed_hosts: Hosts = ()
+    trusted_proxies: Networks = ()
     shutdown_grace_seconds: Seconds = 10
 
 
@@ -167,7 +200,32 @@ class Limits(Section):
 
 
 class Auth(Section):
+    # What a host application gets as pydantic's own error is not to show them either.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     allow_anonymous: bool = False
+    tokens: Annotated[Tokens, Field(repr=False)] = ()
+    tokens_file: Line = ""
+
+    @field_validator("tokens_file")
+    @classmethod
+    def _absolute(cls, text: str) -> str:
+        return os.path.abspath(text) if text else text
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether anybody has to show one; an empty file lets nobody in."""
+        return bool(self.tokens or self.tokens_file)
+
+
+class History(Section):
+    path: Line = ""
+    keep: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, text: str) -> str:
+        return os.path.abspath(text) if text else text
 
 
 class Log(Section):
@@ -179,24 +237,45 @@ class Log(Section):
 class Settings(Section):
     """Everything that can be set, checked; ``config.example.toml`` says what each key is for."""
 
+    model_config = ConfigDict(hide_input_in_errors=True)  # those of [auth] come through here
+
     server: Server = Server()
     data: Data = Data()
     archive: Archive = Archive()
     snapshot: Snapshot = Snapshot()
     limits: Limits = Limits()
     auth: Auth = Auth()
+    history: History = History()
     log: Log = Log()
 
     @model_validator(mode="after")
     def _staging_outside(self) -> Settings:
-        # By name only: nothing below the data directory is opened here, not even to look.
-        data_dir = os.path.abspath(self.data.dir)
         staging_dir = self.snapshot.staging_dir
-        if staging_dir and os.path.commonpath([data_dir, staging_dir]) == data_dir:
+        if self._is_inside_data_dir(staging_dir):
             raise _refuse(
-                f"snapshot.staging_dir: {staging_dir} is inside data.dir ({data_dir}): choose a folder outside"
+                f"snapshot.staging_dir: {staging_dir} is inside data.dir ({self.data.dir}): choose a folder outside"
             )
         return self
+
+    @model_validator(mode="after")
+    def _tokens_file_outside(self) -> Settings:
+        # The service process opens it, and what a source pattern names it must never open.
+        if self._is_inside_data_dir(self.auth.tokens_file):
+            raise _refuse(f"auth.tokens_file: it is inside data.dir ({self.data.dir}): keep it elsewhere")
+        return self
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Settings:
+        if self.auth.allow_anonymous and self.auth.has_credentials:
+            raise _refuse(
+                "auth.allow_anonymous: true makes every credential needless, and auth has some: keep one of the two"
+            )
+        return self
+
+    def _is_inside_data_dir(self, path: str) -> bool:
+        # By name only: nothing below the data directory is opened here, not even to look.
+        data_dir = os.path.abspath(self.data.dir)
+        return bool(path) and os.path.commonpath([data_dir, path]) == data_dir
 
 
 SECTIONS: Final[Mapping[str, type[Section]]] = {
@@ -206,6 +285,7 @@ SECTIONS: Final[Mapping[str, type[Section]]] = {
     "snapshot": Snapshot,
     "limits": Limits,
     "auth": Auth,
+    "history": History,
     "log": Log,
 }
 

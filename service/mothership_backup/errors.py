@@ -12,6 +12,7 @@ BackupError
  ├── ClosingError           the service is shutting down
  ├── SourceError            one source cannot be read (the others can)
  ├── OutputError            the output file cannot be written
+ ├── HistoryError           the record of past backups cannot be read
  ├── InputError             the archive's file cannot be read
  ├── ArchiveError           the archive is not whole, or none
  ├── RestoreError           the archive cannot be restored there (now)
@@ -105,6 +106,12 @@ class OutputError(BackupError):
     """The output file cannot be written."""
 
     code = "output"
+
+
+class HistoryError(BackupError):
+    """The record of past backups cannot be read (now)."""
+
+    code = "history"
 
 
 class InputError(BackupError):

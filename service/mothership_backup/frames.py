@@ -8,9 +8,10 @@ A DATA payload begins with the size before packing and the CRC-32 so far (4 byte
     DATA          packed bytes of the entry in turn
     END_OF_ENTRY  {"index", "size_bytes", "sha256", ...}, or {"index", "error"}: left out, no DATA came before
     CHECK         {"index", "verdict", "text"}
-    ALIVE         {}: nothing to say for a second
+    ALIVE         {}: it has begun, or has had nothing to say for a second
     ERROR         {"code", "message", "source"}: always the last
-    END           {"entries", "size_bytes", ...}: always the last, and then the pipe ends
+    END           {"entries", "size_bytes", ...}: always the last, and then the pipe ends; of a backup with
+                  "pin_seconds" and "wal_growth_bytes", the most that a pin was held and a WAL grew under it
 """
 
 from __future__ import annotations

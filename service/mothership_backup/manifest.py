@@ -83,6 +83,26 @@ class Plan:
         return sum(source.status == "failed" for source in self.sources)
 
 
+def describe_plan(plan: Plan, app_version: str) -> dict[str, object]:
+    """What a backup would cover now and what not, in the manifest's words."""
+    return {
+        "app_version": app_version,
+        "complete": not plan.failed,
+        "databases": plan.databases,
+        "failed": plan.failed,
+        "total_bytes": plan.total_bytes,
+        "sources": [describe(source) for source in plan.sources],
+    }
+
+
+def describe(source: Source) -> dict[str, object]:
+    """One source as it is planned."""
+    known: dict[str, object] = {"name": source.name, "kind": source.kind, "status": source.status}
+    if source.status == "ok":
+        return {**known, "size_bytes": source.size_bytes, "engine": source.engine}
+    return {**known, "error": {"code": source.error_code, "message": source.error_message}}
+
+
 def read_sources(documents: Iterable[Mapping[str, Any]]) -> Iterator[Source]:
     """The reader's words -> sources with their names; those for the archive come first and so get theirs first."""
     namer = Namer()

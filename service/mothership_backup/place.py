@@ -1,7 +1,11 @@
-"""A file that was written beside another takes its place: there is the old one or the new one, never half of one."""
+"""A file that was written beside another takes its place: there is the old one or the new one, never half of one.
+
+And whether it may lie there at all: nothing of ours is written inside the data directory.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -14,6 +18,19 @@ def may_be_replaced(file: Path) -> bool:
         return stat.S_ISREG(os.stat(file).st_mode)
     except OSError:
         return True  # not there yet, or what writes beside it says what is wrong
+
+
+def is_inside(file: Path, folder: Path) -> bool:
+    """By device and inode, so that a bind mount or a link of the folder counts too; nothing is opened."""
+    try:
+        wanted = os.stat(folder)
+    except OSError:
+        return False  # the plan says what is wrong with it
+    for parent in file.parents:
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(parent), wanted):
+                return True
+    return False
 
 
 def put_in_place(fd: int, part: Path, file: Path) -> None:

@@ -53,6 +53,10 @@ def _run() -> int:
         return MISUSE
     code = GOOD
     try:
+        if sys.argv[1:2] == ["healthcheck"]:
+            from mothership_backup.cli import healthcheck  # before typer, which is slow to import
+
+            sys.exit(healthcheck.main(sys.argv[2:]))
         from mothership_backup.cli.app import build  # not before: it needs what Windows has not
 
         build(sys.argv[1:])(prog_name="mothership-backup")

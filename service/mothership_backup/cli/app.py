@@ -21,6 +21,8 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "inspect": ("inspect_archive", "inspect"),
     "restore": ("restore", "restore"),
     "check-config": ("check_config", "check_config"),
+    "token": ("token", "token"),
+    "healthcheck": ("healthcheck", "healthcheck"),
     "demo": ("demo", "demo"),
 }
 

@@ -11,7 +11,9 @@ from mothership_backup.backup import Options, make_plan, probe
 from mothership_backup.cli.options import ConfigFile, DataDir, load_settings
 from mothership_backup.cli.terminal import complain, count, human_bytes, printable, show
 from mothership_backup.config import PREFIX, Settings, example
+from mothership_backup.history import refuse_unsafe
 from mothership_backup.manifest import Plan
+from mothership_backup.web.auth import Auth
 
 
 def check_config(
@@ -26,9 +28,11 @@ def check_config(
         show(example().rstrip())
         return
     settings = load_settings(config, data_dir)
+    Auth(settings)  # reads auth.tokens_file
     variables = sum(name.startswith(f"{PREFIX}__") for name in os.environ)
     show(printable(f"configuration: {config or 'no file'}, {count(variables, 'variable')}: good"))
     show(probe(settings).line())
+    refuse_unsafe(settings)
     plan = make_plan(settings, Options.of(settings))
     files = sum(source.status == "ok" and source.kind != "database" for source in plan.sources)
     found = f"{count(plan.databases, 'database')}, {count(files, 'file')}, {human_bytes(plan.total_bytes)}"

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from mothership_backup.backup import NO_VERSION, Options, make_plan
+from mothership_backup.backup import Options, app_version_of, make_plan
 from mothership_backup.cli import INCOMPLETE
 from mothership_backup.cli.options import ConfigFile, DataDir, load_settings
 from mothership_backup.cli.terminal import complain, count, human_bytes, printable, show
 from mothership_backup.config import Settings
-from mothership_backup.manifest import Plan, Source
+from mothership_backup.manifest import Plan, describe_plan
 
 
 def databases(
@@ -25,29 +25,14 @@ def databases(
     """Show what a backup would hold now."""
     settings = load_settings(config, data_dir)
     plan = make_plan(settings, Options.of(settings))
-    show(json.dumps(_document(settings, plan), indent=2) if as_json else _table(plan))
+    show(_json(settings, plan) if as_json else _table(plan))
     if plan.failed:
         complain(f"{count(plan.failed, 'source')} of {settings.data.dir} failed")
         raise typer.Exit(INCOMPLETE)
 
 
-def _document(settings: Settings, plan: Plan) -> dict[str, object]:
-    """The words of the manifest."""
-    return {
-        "app_version": settings.data.version or plan.app_version or NO_VERSION,
-        "complete": not plan.failed,
-        "databases": plan.databases,
-        "failed": plan.failed,
-        "total_bytes": plan.total_bytes,
-        "sources": [_describe(source) for source in plan.sources],
-    }
-
-
-def _describe(source: Source) -> dict[str, object]:
-    known: dict[str, object] = {"name": source.name, "kind": source.kind, "status": source.status}
-    if source.status == "ok":
-        return {**known, "size_bytes": source.size_bytes, "engine": source.engine}
-    return {**known, "error": {"code": source.error_code, "message": source.error_message}}
+def _json(settings: Settings, plan: Plan) -> str:
+    return json.dumps(describe_plan(plan, app_version_of(settings, plan)), indent=2)
 
 
 def _table(plan: Plan) -> str:

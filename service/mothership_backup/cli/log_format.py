@@ -12,6 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from mothership_backup.cli.terminal import printable
 from mothership_backup.config import Log
+from mothership_backup.credentials import redact
 
 STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -21,7 +22,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = f"{_time(record)} {record.levelname.lower()} {printable(record.getMessage())}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        return redact(f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line)
 
 
 class JsonFormatter(logging.Formatter):
@@ -37,7 +38,7 @@ class JsonFormatter(logging.Formatter):
         fields |= {key: value for key, value in vars(record).items() if key not in STANDARD_ATTRIBUTES}
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(fields, default=str)
+        return redact(json.dumps(fields, default=str))
 
 
 def configure(settings: Log) -> None:
@@ -51,7 +52,9 @@ def configure(settings: Log) -> None:
 def _without_strangers_traceback(record: logging.LogRecord) -> bool:
     """What is no HTTP is answered by aiohttp with 400, and is no defect of ours."""
     if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
-        record.msg, record.args = "not understood: %s", (" ".join(str(record.exc_info[1]).split()),)
+        # Behind the reason stands what the client has sent: it may be a credential.
+        reason, _, _ = record.exc_info[1].message.partition("\n")
+        record.msg, record.args = "not understood: %s", (reason.strip().rstrip(":"),)
         record.exc_info = None
         record.levelno, record.levelname = logging.INFO, "INFO"
     return True

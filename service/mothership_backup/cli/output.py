@@ -12,7 +12,7 @@ from typing import BinaryIO, Self
 
 from mothership_backup.cli.terminal import STANDARD_OUTPUT, cannot_write
 from mothership_backup.errors import ConfigError, OutputError
-from mothership_backup.place import may_be_replaced, put_in_place
+from mothership_backup.place import is_inside, may_be_replaced, put_in_place
 
 
 class StandardOutput:
@@ -60,7 +60,7 @@ class FileOutput:
         self._stream: BinaryIO | None = None
 
     def _refuse_misuse(self, data_dir: Path) -> None:
-        if _is_inside(self._file, data_dir):
+        if is_inside(self._file, data_dir):
             raise ConfigError(
                 f"{self._shown} is inside the data directory {data_dir}: choose a file elsewhere"
             )
@@ -111,16 +111,3 @@ class FileOutput:
 
 
 Output = StandardOutput | FileOutput  # used in one `with`, at whose end all is gone that was not kept
-
-
-def _is_inside(file: Path, folder: Path) -> bool:
-    """By device and inode, so that a bind mount or a link of the folder counts too; nothing is opened."""
-    try:
-        wanted = os.stat(folder)
-    except OSError:
-        return False  # the plan says what is wrong with it
-    for parent in file.parents:
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.stat(parent), wanted):
-                return True
-    return False

@@ -85,11 +85,13 @@ def _resolve(settings: Settings) -> list[str]:
 
 
 def _refuse_reachable(settings: Settings, addresses: list[str]) -> None:
-    if settings.auth.allow_anonymous or all(is_loopback(address) for address in addresses):
+    auth = settings.auth
+    if auth.allow_anonymous or auth.has_credentials or all(is_loopback(address) for address in addresses):
         return
     raise ConfigError(
         f"server.host: {settings.server.host} can be reached from other machines, and everybody there could fetch"
-        " every database: use 127.0.0.1, or set auth.allow_anonymous = true if the network keeps strangers out"
+        " every database: put a credential into auth.tokens (`mothership-backup token new NAME` makes one), or use"
+        " 127.0.0.1, or set auth.allow_anonymous = true if the network keeps strangers out"
     )
 
 
@@ -134,12 +136,22 @@ def _tell(runner: web.AppRunner, settings: Settings, engine: str) -> None:
     urls = [_url(str(host), port) for host, port, *_ in runner.addresses]
     for url in urls:
         say(f"mothership-backup {__version__} listens on {url}")
-    say(f"  curl -fOJ '{_local(urls[0])}/api/backup?strict=true'")
+    credential = '-H "Authorization: Bearer $TOKEN" ' if settings.auth.has_credentials else ""
+    say(f"  curl -fOJ {credential}'{_local(urls[0])}{settings.server.base_path}/api/backup?strict=true'")
     say(f"  data directory {settings.data.dir}, {engine}")
+    say(f"  {_answered(settings)}")
+
+
+def _answered(settings: Settings) -> str:
+    """Who is."""
     if settings.auth.allow_anonymous:
-        say("  auth.allow_anonymous is on: whoever can connect can fetch every database")
-    else:
-        say("  only clients on this machine are answered; a reverse proxy on this machine looks like one")
+        return "auth.allow_anonymous is on: whoever can connect can fetch every database"
+    if settings.auth.has_credentials:
+        keys = [key for key in ("tokens", "tokens_file") if getattr(settings.auth, key)]
+        return f"only who shows a credential of {' or '.join(f'auth.{key}' for key in keys)} is answered"
+    if settings.server.trusted_proxies:
+        return "nobody gets a backup: server.trusted_proxies is set, and auth has no credential that could be shown"
+    return "only clients on this machine are answered; a reverse proxy on this machine looks like one"
 
 
 def _url(host: str, port: int) -> str:

@@ -73,6 +73,7 @@ def _run(request: Request, output: FrameWriter, watch: Watch) -> None:
         output.send(frames.PLAN_END, _describe_engine(library))
         output.send(frames.END, {"entries": 0, "size_bytes": 0})
         return
+    output.send(frames.ALIVE, {})  # its start is over: the service measures that
     os.nice(request.nice)
     discovery = Discovery(
         os.path.realpath(request.data_dir),

@@ -84,6 +84,7 @@ class Entries:
                 "entries": count,
                 "size_bytes": size_bytes,
                 "instants": [instant.describe() for instant in self._instants],
+                **self._pinner.describe_cost(),
             },
         )
 

@@ -129,6 +129,13 @@ class Pinner:
             instant = instant._replace(is_exact=False)
         return pins, instant
 
+    def describe_cost(self) -> dict[str, Any]:
+        """What the pins have cost the applications so far, for the metrics."""
+        return {
+            "pin_seconds": self._watch.longest_pin_seconds,
+            "wal_growth_bytes": self._watch.largest_growth_bytes,
+        }
+
     def release(self, pin: Pin) -> None:
         """End the snapshot and close its connection; safe to call again."""
         self._watch.release(pin)

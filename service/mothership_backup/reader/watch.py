@@ -35,6 +35,8 @@ class Watch:
         self._request = request
         self._held: set[Watched] = set()
         self._lock = threading.Lock()
+        self.longest_pin_seconds = 0.0
+        self.largest_growth_bytes = 0  # of a WAL while its database was pinned
         self._copy_since = 0.0  # monotonic start of the staging copy that holds a rollback lock; 0: none
         self._parent = _open_parent(request.parent_pid)
         threading.Thread(target=self._run, name="watch", daemon=True).start()
@@ -44,8 +46,14 @@ class Watch:
             self._held.add(pin)
 
     def release(self, pin: Watched) -> None:
+        growth_bytes = _size(pin.wal_path) - pin.wal_bytes  # a dead disk must not keep the lock
+        held_seconds = time.monotonic() - pin.held_since
         with self._lock:
+            if pin not in self._held:
+                return
             self._held.discard(pin)
+            self.longest_pin_seconds = max(self.longest_pin_seconds, held_seconds)
+            self.largest_growth_bytes = max(self.largest_growth_bytes, growth_bytes)
 
     def copy_began(self) -> None:
         """A staging copy holds a rollback-journal database's lock from now on."""

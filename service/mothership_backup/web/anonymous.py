@@ -19,8 +19,14 @@ FORWARDING: Final = ("forwarded", "x-real-ip", "via", "x-ingress-path")
 FORWARDING_PREFIX: Final = "x-forwarded-"
 AUTHORITY: Final = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::[0-9]*)?")
 REMEDY: Final = (
-    "without a credential only clients on the same machine are answered; "
-    "auth.allow_anonymous = true lets everybody in whom the network lets through"
+    "without a credential only clients on the same machine are answered; put one into auth.tokens "
+    "(`mothership-backup token new NAME` makes it), or let everybody in whom the network lets through "
+    "with auth.allow_anonymous = true"
+)
+# Who comes through one without a forwarding header looks like a client on this machine.
+BEHIND_PROXIES: Final = (
+    "there are proxies (server.trusted_proxies), so everybody has to show a credential, on this machine too, and "
+    "none is configured; put one into auth.tokens (`mothership-backup token new NAME` makes it)"
 )
 
 
@@ -28,6 +34,8 @@ def check(request: web.BaseRequest, settings: Settings) -> None:
     """Raises RequestError (``anonymous_refused``) with the reason and the remedy."""
     if settings.auth.allow_anonymous:
         return
+    if settings.server.trusted_proxies:
+        raise RequestError(BEHIND_PROXIES, code="anonymous_refused")
     reason = (
         _foreign_peer(request.transport)
         or _forwarded(request)

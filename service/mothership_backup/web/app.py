@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -13,14 +13,31 @@ from aiohttp.typedefs import Handler
 from mothership_backup import __version__
 from mothership_backup.config import Settings
 from mothership_backup.errors import SetupError
-from mothership_backup.web import collisions, problems
+from mothership_backup.history import History
+from mothership_backup.web import collisions, problems, request_id, routes
 from mothership_backup.web.auth import Auth
+from mothership_backup.web.backups import Backups
+from mothership_backup.web.databases import Databases
 from mothership_backup.web.handlers import Handlers
+from mothership_backup.web.metrics import METRICS, Metrics, MetricsPage, metrics_of
+from mothership_backup.web.probes import Probes
+from mothership_backup.web.routes import Route
 from mothership_backup.web.running import Running
+from mothership_backup.web.status import Status
+
+__all__ = ["METRICS", "RUNNING", "build_app", "setup"]
 
 log: Final = logging.getLogger("mothership_backup")
 
 RUNNING: Final = web.AppKey("RUNNING", Running)
+
+
+class Mounted(NamedTuple):
+    """What belongs to one mount."""
+
+    running: Running
+    auth: Auth
+    metrics: Metrics
 
 
 def setup(app: web.Application, settings: Settings, prefix: str = "/api") -> None:
@@ -33,17 +50,20 @@ def setup(app: web.Application, settings: Settings, prefix: str = "/api") -> Non
     mount(app, settings, prefix)
 
 
-def mount(app: web.Application, settings: Settings, prefix: str) -> Running:
-    """As ``setup``, and hands out what runs."""
+def mount(app: web.Application, settings: Settings, prefix: str) -> Mounted:
+    """As ``setup``, and hands out what it made."""
     _refuse_late(app)
-    path = _checked_prefix(prefix) + "/backup"
-    running = Running(settings)
-    routes = _add_routes(app, path, Handlers(settings, running, Auth(settings)))
-    collisions.verify_now(app, routes)
+    prefix = _checked_prefix(prefix)
+    running, history, auth = Running(settings), History(settings), Auth(settings)
+    metrics = metrics_of(app)
+    metrics.add_mount(running, history)
+    added = routes.add(app, prefix, auth, _table(settings, running, history, auth, metrics))
+    collisions.verify_now(app, added)
+    request_id.send_back(app, set(added).__contains__)
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
-        await collisions.verify(app, routes)  # once more: the host has added its last routes
-        async with running.opened():
+        await collisions.verify(app, added)  # once more: the host has added its last routes
+        async with history.opened(), running.opened():
             yield
 
     async def begin_shutdown(_: web.Application) -> None:
@@ -51,20 +71,28 @@ def mount(app: web.Application, settings: Settings, prefix: str) -> Running:
 
     app.cleanup_ctx.append(lifetime)
     app.on_shutdown.append(begin_shutdown)
-    return running
+    return Mounted(running, auth, metrics)
 
 
 def build_app(settings: Settings) -> web.Application:
-    """The application of `serve`: the backup, ``/healthz``, and errors as JSON everywhere."""
+    """The application of `serve`: the backup, probes, ``/metrics``, and errors as JSON everywhere."""
     app = web.Application(middlewares=[_json_errors])
-    app[RUNNING] = mount(app, settings, "/api")
+    base_path = settings.server.base_path
+    mounted = mount(app, settings, base_path + "/api")
+    app[RUNNING] = mounted.running
+    request_id.send_back(app, lambda _: True)
+    probes = Probes(settings.data.dir, mounted.running)
+    page = MetricsPage(mounted.metrics, mounted.auth)
     started = time.monotonic()
 
     async def healthz(_: web.Request) -> web.Response:
         uptime_s = round(time.monotonic() - started, 3)
         return web.json_response({"status": "ok", "uptime_s": uptime_s, "version": __version__})
 
-    app.router.add_get("/healthz", healthz)
+    app.router.add_get(base_path + "/healthz", healthz)
+    app.router.add_get(base_path + "/livez", probes.livez)
+    app.router.add_get(base_path + "/readyz", probes.readyz)
+    app.router.add_get(base_path + "/metrics", page.get_metrics)
     return app
 
 
@@ -84,16 +112,24 @@ def _checked_prefix(prefix: str) -> str:
     return stripped
 
 
-def _add_routes(app: web.Application, path: str, handlers: Handlers) -> list[web.AbstractRoute]:
-    routes: list[web.AbstractRoute] = []
-    for twin in (path, path + "/"):
-        collisions.refuse_taken(app, twin)
-    for twin in (path, path + "/"):
-        resource = app.router.add_resource(twin)
-        routes.append(resource.add_route("GET", handlers.get_backup))
-        routes.append(resource.add_route("HEAD", handlers.head_backup))
-        routes.append(resource.add_route("*", handlers.refuse_method))
-    return routes
+def _table(
+    settings: Settings, running: Running, history: History, auth: Auth, metrics: Metrics
+) -> list[Route]:
+    backup = Handlers(settings, running, auth, history, metrics)
+    backups = Backups(running, history, auth)
+    databases = Databases(settings, running, auth)
+    status = Status(settings, running, history, auth)
+    return [
+        Route("/backup", "backup", {"GET": backup.get_backup, "HEAD": backup.head_backup}),
+        Route("/backups", "status", {"GET": backups.list_backups, "HEAD": backups.list_backups}),
+        Route(
+            "/backups/{id}",
+            "status",
+            {"GET": backups.get_one, "HEAD": backups.get_one, "DELETE": backups.cancel},
+        ),
+        Route("/status", "status", {"GET": status.get_status, "HEAD": status.get_status}),
+        Route("/databases", "status", {"GET": databases.get_databases, "HEAD": databases.get_databases}),
+    ]
 
 
 @web.middleware
@@ -101,8 +137,8 @@ async def _json_errors(request: web.Request, handler: Handler) -> web.StreamResp
     try:
         return await handler(request)
     except web.HTTPException as error:
-        return problems.respond_http(request, problems.new_request_id(), error)
+        return problems.respond_http(request, request_id.of(request), error)
     except Exception as error:
-        request_id = problems.new_request_id()
-        log.error("request %s: a defect: %s", request_id, error, exc_info=error)
-        return problems.respond_internal(request, request_id)
+        name = request_id.of(request)
+        log.error("request %s: a defect: %s", name, error, exc_info=error, extra={"request_id": name})
+        return problems.respond_internal(request, name)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Coroutine, Iterator, Sequence
-from typing import NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -11,6 +12,7 @@ from yarl import URL
 
 from mothership_backup.errors import SetupError
 
+VARIABLE: Final = re.compile(r"\{[^{}]*\}")
 NO_HEADERS = CIMultiDictProxy(CIMultiDict[str]())
 
 
@@ -39,7 +41,8 @@ async def verify(app: web.Application, routes: Sequence[web.AbstractRoute]) -> N
         for resource in _resources(app.router):
             if resource not in own and _same_path(resource, path):
                 raise _collision(path, _name(route), _name_resource(resource))
-        probe = Probe("POST" if route.method == "*" else route.method, URL.build(path=path, encoded=True))
+        url = URL.build(path=VARIABLE.sub("0", path), encoded=True)
+        probe = Probe("POST" if route.method == "*" else route.method, url)
         found = await app.router.resolve(cast(web.Request, probe))
         if found.route is not route:
             raise _collision(path, _name(route), _name(found.route))

@@ -16,7 +16,8 @@ from mothership_backup.backup import Backup, Outcome
 from mothership_backup.config import Settings
 from mothership_backup.errors import BackupError, ClientLeftError, CutError
 from mothership_backup.stream import ThreadStream, drop_frames
-from mothership_backup.web import problems
+from mothership_backup.web import problems, request_id
+from mothership_backup.web.auth import Identity
 from mothership_backup.web.transport import Connection
 
 log: Final = logging.getLogger("mothership_backup")
@@ -27,9 +28,19 @@ LOOK_SECONDS: Final = 0.1  # before the first byte a client's leaving shows nowh
 class Delivery:
     """From the first look at the reader to the last byte in the kernel. Made and answered in one handler."""
 
-    def __init__(self, request: web.Request, backup: Backup, settings: Settings, executor: Executor) -> None:
-        self._request = request
+    def __init__(
+        self,
+        request: web.Request,
+        backup: Backup,
+        settings: Settings,
+        executor: Executor,
+        identity: Identity,
+    ) -> None:
         self.backup = backup
+        self.identity = identity
+        self.request_id = request_id.of(request)
+        self.started_at = time.time()
+        self._request = request
         self._settings = settings
         self._connection = Connection(request)
         self._stream = ThreadStream(
@@ -48,6 +59,15 @@ class Delivery:
     def thread(self) -> asyncio.Future[None]:
         """Done when its thread has ended."""
         return self._stream.thread
+
+    @property
+    def sent_bytes(self) -> int:
+        """What has been given to the connection so far."""
+        return self._sent_bytes
+
+    @property
+    def duration_seconds(self) -> float:
+        return time.monotonic() - self._began
 
     def cut(self, reason: BackupError) -> None:
         """End it now, wherever it is; the first reason counts."""
@@ -79,14 +99,13 @@ class Delivery:
             if self._reason is not None:
                 drop_frames(self._reason)
         if self._response is None:
-            return problems.respond(self._request, self.backup.id, self._reason or BackupError("cut"))
+            return problems.respond(self._request, self.request_id, self._reason or BackupError("cut"))
         return self._response
 
     def outcome(self) -> Outcome:
         """What became of it, as far as the client goes; after ``answer()``."""
-        duration_seconds = time.monotonic() - self._began
         judged = self.backup.outcome or Outcome("cancelled", "", {}, 0, 0)  # ended before it began
-        outcome = replace(judged, sent_bytes=self._sent_bytes, duration_seconds=duration_seconds)
+        outcome = replace(judged, sent_bytes=self._sent_bytes, duration_seconds=self.duration_seconds)
         if self._delivered or self._reason is None:
             return outcome
         if outcome.word not in ("complete", "incomplete", "cancelled") and self._reason.code != "cancelled":
@@ -156,7 +175,8 @@ class Delivery:
             return error
         if isinstance(error, ConnectionError):
             return ClientLeftError("the client left")
-        log.error("backup %s: a defect: %s", self.backup.id, error, exc_info=error)
+        ids = {"request_id": self.request_id, "backup_id": self.backup.id}
+        log.error("request %s: backup %s: a defect: %s", *ids.values(), error, exc_info=error, extra=ids)
         return BackupError("something unexpected happened; the service's log has more", code="internal")
 
 

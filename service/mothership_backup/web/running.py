@@ -14,6 +14,7 @@ from aiohttp import web
 from mothership_backup.backup import Backup, Options
 from mothership_backup.config import Settings
 from mothership_backup.errors import BusyError, ClosingError, CutError
+from mothership_backup.web.auth import Identity
 from mothership_backup.web.delivery import Delivery
 from mothership_backup.web.plans import Plans
 
@@ -46,13 +47,27 @@ class Running:
         if self._closing:
             raise ClosingError("the service is shutting down")
 
-    def start(self, request: web.Request, options: Options) -> Delivery:
+    @property
+    def count(self) -> int:
+        """How many run now; from any thread."""
+        return len(self._deliveries)
+
+    @property
+    def deliveries(self) -> tuple[Delivery, ...]:
+        """Those that run now, newest first."""
+        return tuple(sorted(self._deliveries, key=lambda delivery: delivery.started_at, reverse=True))
+
+    def find(self, backup_id: str) -> Delivery | None:
+        """The one that runs under this id."""
+        return next((one for one in self._deliveries if one.backup.id == backup_id), None)
+
+    def start(self, request: web.Request, options: Options, identity: Identity) -> Delivery:
         """Admit one and start it; ``end()`` is to follow. Raises ClosingError, BusyError."""
         self.refuse_when_closing()
         if len(self._slots) >= self._limit:
             raise BusyError(f"{self._limit} backups run already (limits.concurrent_backups); try again later")
         backup = Backup(self._settings, options)
-        delivery = Delivery(request, backup, self._settings, self._backup_threads)
+        delivery = Delivery(request, backup, self._settings, self._backup_threads, identity)
         self._deliveries.add(delivery)
         self._threads.add(delivery.thread)
         self._slots.add(backup)
