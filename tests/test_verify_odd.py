@@ -137,10 +137,7 @@ def test_odd_databases(journal: str, page_size: int, tmp_path: Path, make_databa
 
 
 @pytest.mark.long
-@COMPRESSIONS
-def test_as_many_entries_as_16_bits_can_count(
-    compression: str, tmp_path: Path, make_database: MakeDatabase
-) -> None:
+def test_as_many_entries_as_16_bits_can_count(tmp_path: Path, make_database: MakeDatabase) -> None:
     """65,535 of them, the number that means more, and one more."""
     plan = tmp_path / "data" / "floor_plan"
     plan.mkdir(parents=True)
@@ -148,7 +145,7 @@ def test_as_many_entries_as_16_bits_can_count(
     for number in range(65_535 - 4):
         (plan / f"{number}.svg").write_bytes(b"%d" % number)
     for count in (65_535, 65_536):
-        archive, report = verified(tmp_path / "data", compression)
+        archive, report = verified(tmp_path / "data", "deflate")
 
         assert (len(archive.names), report.word) == (count, "whole")
         assert len(report.findings) == count - 3
@@ -208,10 +205,10 @@ def test_memory_does_not_follow_the_archive(tmp_path: Path, make_database: MakeD
 
 
 @pytest.fixture(scope="module")
-def gigabyte(tmp_path_factory: pytest.TempPathFactory, make_database: MakeDatabase) -> Path:
-    """The archive of a database of sensor rows, 1 GB of them."""
-    folder = tmp_path_factory.mktemp("gigabyte")
-    database = make_database(folder / "data" / "a.db", rows=28_000_000)
+def large(tmp_path_factory: pytest.TempPathFactory, make_database: MakeDatabase) -> Path:
+    """The archive of a database of sensor rows, 250 MB of them: at 1 GB the ratios were 0.43 and 1.08."""
+    folder = tmp_path_factory.mktemp("large")
+    database = make_database(folder / "data" / "a.db", rows=7_000_000)
     print(f"database: {database.stat().st_size / 1e9:.2f} GB")
     path = folder / "a.zip"
     assert command("backup", path, "--data-dir", folder / "data", "--check", "none").returncode == 0
@@ -230,11 +227,11 @@ def seconds_of(*words: str | Path) -> float:
 
 
 @pytest.mark.long
-def test_it_takes_no_longer_than_twice_what_unzip_takes(gigabyte: Path) -> None:
+def test_it_takes_no_longer_than_twice_what_unzip_takes(large: Path) -> None:
     """In turn, as a ratio within one run: unzip looks at CRC-32 only."""
-    verify = (sys.executable, "-m", "mothership_backup", "verify", gigabyte)
+    verify = (sys.executable, "-m", "mothership_backup", "verify", large)
     commands: dict[str, Callable[[], float]] = {
-        "unzip": lambda: seconds_of(tool("unzip"), "-tqq", gigabyte),
+        "unzip": lambda: seconds_of(tool("unzip"), "-tqq", large),
         "none": lambda: seconds_of(*verify, "--check", "none"),
         "quick": lambda: seconds_of(*verify, "--check", "quick"),
     }

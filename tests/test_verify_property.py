@@ -28,7 +28,7 @@ from support import archive_of
 Entries = dict[str, bytes]
 Edit = tuple[str, float, float, float, bytes]
 
-EXAMPLES = int(os.environ.get("TORTURE_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("TORTURE_EXAMPLES", "150"))
 many = settings(
     max_examples=EXAMPLES,
     deadline=None,

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import statistics
 import time
 from functools import partial
 from pathlib import Path
-
-import pytest
 
 from harness import Service, StartService
 from processes import Samples, wait_until
@@ -56,7 +55,9 @@ async def test_fifty_at_once(big_dir: Path, service: StartService) -> None:
     assert statuses.count(200) == 2
     assert statuses.count(503) == REQUESTS - 2
     assert max(counts.seen) == 2
-    assert max(answered.values()) < 0.1, sorted(answered.values())[-5:]
+    # The last ones wait for this test's own loop, too: on a busy machine that is not the service's doing.
+    assert statistics.median(answered.values()) < 0.1, sorted(answered.values())
+    assert max(answered.values()) < 2, sorted(answered.values())[-5:]
     assert running.log().count("cut (stall)") == 2
 
 
@@ -106,12 +107,11 @@ def abort_many(running: Service, folder: Path, count: int) -> float:
     return memory_bytes(running.pid) / memory
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.long)])
-def test_aborted_downloads_in_a_row_leave_nothing(count: int, big_dir: Path, service: StartService) -> None:
+def test_a_thousand_aborted_downloads_leave_nothing(big_dir: Path, service: StartService) -> None:
     """Descriptors, threads and processes are as before, memory is within 10 % after a thousand.
 
     Seen with the tracebacks of aborted backups left to the garbage collector: 1.26 after a thousand.
     """
-    grown = abort_many(service(big_dir, {"limits": {"concurrent_backups": 2}}), big_dir, count)
+    grown = abort_many(service(big_dir, {"limits": {"concurrent_backups": 2}}), big_dir, 1000)
 
     assert grown < 1.1, f"memory grew to {grown:.2f} of what it was"

@@ -11,7 +11,7 @@ from mothership_backup.cli import INCOMPLETE
 from mothership_backup.cli.progress import byte_progress
 from mothership_backup.cli.stopping import stoppable
 from mothership_backup.cli.terminal import complain, count, human_bytes, printable, show
-from mothership_backup.cli.verify import CheckOption, MaxBytes, check_kind
+from mothership_backup.cli.verify import CheckOption, MaxBytes, check_kind, refused
 from mothership_backup.errors import ArchiveError, ConfigError
 from mothership_backup.restore.holders import blind_spots
 from mothership_backup.restore.plan import Plan
@@ -66,16 +66,16 @@ def restore(
         raise ConfigError("restore ZIP DIR: name the archive and the directory")
     archive, folder = places[0], Path(places[1])
     options = Options(into_existing, is_stopped, tuple(only or ()), check_kind(check))
-    with stoppable(), open_archive(archive, max_bytes=max_bytes) as opened:
-        try:
+    try:
+        with stoppable(), open_archive(archive, max_bytes=max_bytes) as opened:
             contents = read_contents(opened, max_bytes=max_bytes)
             if dry_run:
                 _show_plan(plan_restore(opened, contents, folder, options), contents)
                 return
             restored = _restore(opened, contents, folder, options)
-        except ArchiveError as error:
-            raise ArchiveError(f"{opened.name}: {error.message}", code=error.code) from error
-    _tell(opened, contents, restored, folder)
+            _tell(opened, contents, restored, folder)
+    except ArchiveError as error:
+        raise refused(archive, error, as_json=False) from error
 
 
 def _restore(opened: ArchiveFile, contents: Contents, folder: Path, options: Options) -> Restored:

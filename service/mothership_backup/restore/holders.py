@@ -58,10 +58,20 @@ def blind_spots() -> list[str]:
     spots = []
     if os.readlink("/proc/self/ns/pid") != _FIRST_PID_NAMESPACE:
         spots.append("processes outside this container")
-    hidden = sum(not os.access(f"/proc/{pid}/fd", os.R_OK) for pid in _pids())
+    hidden = sum(map(_is_hidden, _pids()))
     if hidden:
         spots.append(f"what {hidden} processes of other users have open (root can see it)")
     return spots
+
+
+def _is_hidden(pid: int) -> bool:
+    try:
+        os.listdir(f"/proc/{pid}/fd")
+    except PermissionError:
+        return True
+    except OSError:
+        return False  # it has ended meanwhile
+    return False
 
 
 def _locked_by(path: Path, is_sidecar: bool) -> int | None:

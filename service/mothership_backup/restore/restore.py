@@ -174,11 +174,12 @@ def _refuse_damaged(report: Report, plan: Plan) -> None:
     """What is asked for must be proved; that something else of the archive is damaged is only told."""
     wanted = {item.entry.name for item in plan.items}
     damaged = [finding for finding in report.damaged if finding.name in wanted]
-    if damaged:
-        told = "; ".join(
-            finding.problem or f"{finding.name}: SQLite finds it damaged" for finding in damaged[:5]
-        )
-        raise ArchiveError(f"nothing was restored: {told}", code="damaged")
+    if not damaged:
+        return
+    told = "; ".join(finding.problem or f"{finding.name}: SQLite finds it damaged" for finding in damaged[:5])
+    if not any(finding.problem for finding in damaged):
+        told += "; its bytes are what was backed up: --check none restores them, --only leaves them out"
+    raise ArchiveError(f"nothing was restored: {told}", code="damaged")
 
 
 def _journal(archive: ArchiveFile, plan: Plan, report: Report, work: Path, stamp: str) -> Journal:

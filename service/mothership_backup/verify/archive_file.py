@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NoReturn
 
 from mothership_backup.errors import ArchiveError, InputError
 
@@ -40,6 +40,11 @@ class ArchiveFile:
             offset += len(piece)
             size_bytes -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def refuse(code: str, reason: str) -> NoReturn:
+    """Raises ArchiveError."""
+    raise ArchiveError(reason, code=code)
 
 
 @contextmanager
