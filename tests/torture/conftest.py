@@ -12,6 +12,7 @@ SLOW = {
     "test_case_02_rollback_bank",
     "test_case_05_resets",
     "test_case_06_07_slow",
+    "test_case_08_reader_fails",
     "test_case_12_shutdown",
     "test_case_13_14_killed",
     "test_case_21_changes",

@@ -9,6 +9,8 @@ from typing import Final
 
 from aiohttp import web
 
+from mothership_backup.credentials import TOKEN
+
 HEADER: Final = "X-Request-Id"
 GIVEN: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # aiohttp warns of plain text from 3.14 on, and has nothing else before.
@@ -24,7 +26,8 @@ def of(request: web.BaseRequest) -> str:
     if KEY not in request:
         given = request.headers.getall(HEADER, [])
         match = GIVEN.fullmatch(given[0]) if len(given) == 1 else None
-        request[KEY] = match[0] if match else secrets.token_hex(8)
+        is_token = match is not None and TOKEN.search(match[0]) is not None  # which belongs in no log
+        request[KEY] = match[0] if match and not is_token else secrets.token_hex(8)
     return str(request[KEY])
 
 
