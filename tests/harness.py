@@ -165,7 +165,7 @@ class Service:
         self.backup_url = self.url + "/api/backup"
 
     def _url(self) -> str:
-        found = re.search(r"listens on (http://[^\s/]+:\d+)\s", self.log())
+        found = re.search(r"listens on (https?://[^\s/]+:\d+)\s", self.log())
         return found[1] if found else ""
 
     def log(self) -> str:

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import mothership_backup
 from harness import MakeDatabase, Service, StartService, drain, run, serving, tool
 from mothership_backup.config import Auth, Data, Settings
+from mothership_backup.web import tokens_file
 from processes import wait_until
 
 PREFIX = "mothership_backup_"
@@ -163,6 +164,7 @@ def test_what_fails_and_what_is_refused_is_counted(
     assert after["source_size_bytes{source=big.db}"] > 2_000_000
 
 
+@pytest.mark.live_engine
 def test_what_a_pin_costs_is_told(tmp_path: Path, make_database: MakeDatabase, service: StartService) -> None:
     """A WAL that grows while a slow backup holds its database."""
     database = make_database(tmp_path / "data" / "big.db", rows=1_500, random_bytes=1000)
@@ -198,6 +200,29 @@ async def test_mounted_the_host_gets_the_registry(data_dir: Path) -> None:
         read(generate_latest(app[mothership_backup.METRICS]).decode())["backups_total{outcome=complete}"] == 2
     )
     assert PREFIX not in generate_latest(REGISTRY).decode()
+
+
+async def test_a_tokens_file_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """0 while another list is in force than the one that is there; without such a file there is no number."""
+    from prometheus_client import generate_latest
+
+    monkeypatch.setattr(tokens_file, "LOOK_SECONDS", 0)
+    path = tmp_path / "tokens"
+    path.write_text("# nobody\n")
+    without, app = web.Application(), web.Application()
+    mothership_backup.setup(without, Settings())
+    mothership_backup.setup(app, Settings(auth=Auth(tokens_file=str(path))))
+    mothership_backup.setup(app, Settings(), prefix="/second")
+
+    def seen(application: web.Application) -> float | None:
+        text = generate_latest(application[mothership_backup.METRICS]).decode()
+        return read(text).get("tokens_file_good")
+
+    assert (seen(without), seen(app)) == (None, 1)
+    path.write_text("half a line\n")
+    assert seen(app) == 0
+    path.write_text("# nobody still\n")
+    assert seen(app) == 1
 
 
 async def test_at_most_100_sources(tmp_path: Path, make_database: MakeDatabase) -> None:

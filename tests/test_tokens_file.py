@@ -70,7 +70,9 @@ def test_a_malformed_list_is_not_taken(path: Path, spoilt: str, caplog: pytest.L
 
     with caplog.at_level(logging.INFO):
         assert [names(file) for _ in range(3)] == [["one"]] * 3
+        assert not file.is_good()
         path.write_text(TWO)
+        assert file.is_good()
         assert names(file) == ["two"]
 
     errors = [record.message for record in caplog.records if record.levelno == logging.ERROR]

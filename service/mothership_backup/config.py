@@ -148,6 +148,14 @@ class Server(Section):
     allowed_hosts: Hosts = ()
     trusted_proxies: Networks = ()
     shutdown_grace_seconds: Seconds = 10
+    tls_cert: Line = ""
+    tls_key: Line = ""
+    tls_client_ca: Line = ""
+
+    @field_validator("tls_cert", "tls_key", "tls_client_ca")
+    @classmethod
+    def _absolute(cls, text: str) -> str:
+        return os.path.abspath(text) if text else text
 
 
 class Data(Section):
@@ -262,6 +270,17 @@ class Settings(Section):
         # The service process opens it, and what a source pattern names it must never open.
         if self._is_inside_data_dir(self.auth.tokens_file):
             raise _refuse(f"auth.tokens_file: it is inside data.dir ({self.data.dir}): keep it elsewhere")
+        return self
+
+    @model_validator(mode="after")
+    def _tls_files(self) -> Settings:
+        server = self.server
+        files = {key: getattr(server, key) for key in ("tls_cert", "tls_key", "tls_client_ca")}
+        for key, path in files.items():
+            if path and not server.tls_cert:
+                raise _refuse(f"server.{key}: needs server.tls_cert, the certificate that is served")
+            if self._is_inside_data_dir(path):  # as auth.tokens_file
+                raise _refuse(f"server.{key}: {path} is inside data.dir ({self.data.dir}): keep it elsewhere")
         return self
 
     @model_validator(mode="after")

@@ -27,12 +27,15 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
-    server {{
-        listen 127.0.0.1:{port};
-        location / {{
-            proxy_pass http://127.0.0.1:{upstream};
-            {settings}
-        }}
+    {servers}
+}}
+"""
+SERVER = """
+server {{
+    listen 127.0.0.1:{port};
+    location / {{
+        proxy_pass http://127.0.0.1:{upstream};
+        {settings}
     }}
 }}
 """
@@ -71,14 +74,17 @@ class Proxy:
 
 def _nginx(settings: str) -> Callable[[Path, int, int], list[str]]:
     def command(folder: Path, port: int, upstream: int) -> list[str]:
-        user = "user root;" if os.geteuid() == 0 else ""  # its usual one may not enter the test's folder
-        file = folder / "nginx.conf"
-        file.write_text(
-            NGINX.format(folder=folder, port=port, upstream=upstream, user=user, settings=settings)
-        )
-        return [tool("nginx"), "-p", str(folder), "-e", str(folder / "nginx.log"), "-c", str(file)]
+        return nginx(folder, SERVER.format(port=port, upstream=upstream, settings=settings))
 
     return command
+
+
+def nginx(folder: Path, servers: str) -> list[str]:
+    """Its command for these `server` blocks."""
+    user = "user root;" if os.geteuid() == 0 else ""  # its usual one may not enter the test's folder
+    file = folder / "nginx.conf"
+    file.write_text(NGINX.format(folder=folder, user=user, servers=servers))
+    return [tool("nginx"), "-p", str(folder), "-e", str(folder / "nginx.log"), "-c", str(file)]
 
 
 def _caddy(folder: Path, port: int, upstream: int) -> list[str]:
@@ -105,9 +111,19 @@ PROXIES: dict[str, Callable[[Path, int, int], list[str]]] = {
 def proxying(name: str, folder: Path, upstream: int) -> Iterator[Proxy]:
     """The proxy, until the block ends."""
     folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    with listening(PROXIES[name](folder, port, upstream), folder, port):
+        yield Proxy(f"http://127.0.0.1:{port}/api/backup")
+
+
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = PROXIES[name](folder, port, upstream)
+        return int(free.getsockname()[1])
+
+
+@contextlib.contextmanager
+def listening(command: list[str], folder: Path, port: int) -> Iterator[None]:
+    """A proxy that has this folder to itself, until the block ends."""
     log = folder / "output.log"
     home = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     with log.open("wb") as output:
@@ -115,9 +131,9 @@ def proxying(name: str, folder: Path, upstream: int) -> Iterator[Proxy]:
             command, env=os.environ | home, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder
         )
     try:
-        wait_until(f"{name} to listen", lambda: process.poll() is not None or _listens(port), 20)
+        wait_until(f"{command[0]} to listen", lambda: process.poll() is not None or _listens(port), 20)
         assert process.poll() is None, log.read_text(errors="replace")
-        yield Proxy(f"http://127.0.0.1:{port}/api/backup")
+        yield
     finally:
         process.terminate()  # nginx ends its workers, too, which it would not when killed
         try:

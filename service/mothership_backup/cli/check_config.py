@@ -10,6 +10,7 @@ import typer
 from mothership_backup.backup import Options, make_plan, probe
 from mothership_backup.cli.options import ConfigFile, DataDir, load_settings
 from mothership_backup.cli.terminal import complain, count, human_bytes, printable, show
+from mothership_backup.cli.tls import server_context
 from mothership_backup.config import PREFIX, Settings, example
 from mothership_backup.history import refuse_unsafe
 from mothership_backup.manifest import Plan
@@ -29,6 +30,7 @@ def check_config(
         return
     settings = load_settings(config, data_dir)
     Auth(settings)  # reads auth.tokens_file
+    server_context(settings.server)  # reads server.tls_cert and what belongs to it
     variables = sum(name.startswith(f"{PREFIX}__") for name in os.environ)
     show(printable(f"configuration: {config or 'no file'}, {count(variables, 'variable')}: good"))
     show(probe(settings).line())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeGuard
 
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError, InvalidURLError, TransferEncodingError
 
 from mothership_backup.cli.terminal import printable
 from mothership_backup.config import Log
@@ -51,13 +53,30 @@ def configure(settings: Log) -> None:
 
 def _without_strangers_traceback(record: logging.LogRecord) -> bool:
     """What is no HTTP is answered by aiohttp with 400, and is no defect of ours."""
-    if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
-        # Behind the reason stands what the client has sent: it may be a credential.
-        reason, _, _ = record.exc_info[1].message.partition("\n")
-        record.msg, record.args = "not understood: %s", (reason.strip().rstrip(":"),)
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, web.RequestPayloadError):  # found while the rest of a body was thrown away
+        error = error.__cause__ or error
+    if isinstance(error, HttpProcessingError | web.RequestPayloadError) or _is_text_of_a_stranger(error):
+        record.msg, record.args = "not understood: %s", (_reason(error),)
         record.exc_info = None
         record.levelno, record.levelname = logging.INFO, "INFO"
     return True
+
+
+def _is_text_of_a_stranger(error: BaseException | None) -> TypeGuard[UnicodeError]:
+    """What aiohttp could not take for a host, or not repeat in its answer: our handlers' errors never get to it."""
+    if not isinstance(error, UnicodeError) or error.__traceback__ is None:
+        return False
+    return error.__traceback__.tb_frame.f_globals.get("__name__") == "aiohttp.web_protocol"
+
+
+def _reason(error: BaseException) -> str:
+    """The parser's words. Behind them, or in their place, stands what the client has sent: it may be a credential."""
+    if isinstance(error, TransferEncodingError | web.RequestPayloadError):
+        return "the body of a request"
+    if isinstance(error, InvalidURLError) or not isinstance(error, HttpProcessingError):
+        return "the target or a header of a request"
+    return re.split(r"[:'\"\n]", error.message, maxsplit=1)[0].strip()
 
 
 def _time(record: logging.LogRecord) -> str:

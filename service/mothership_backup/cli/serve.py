@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 from typing import Annotated, Final
 
 import typer
@@ -16,8 +17,10 @@ from aiohttp import web
 from mothership_backup import __version__
 from mothership_backup.backup import probe
 from mothership_backup.cli.log_format import configure
+from mothership_backup.cli.notify import READY, STOPPING, notify
 from mothership_backup.cli.options import ConfigFile, DataDir, load_settings
 from mothership_backup.cli.terminal import say
+from mothership_backup.cli.tls import server_context
 from mothership_backup.config import Option, Settings
 from mothership_backup.errors import ConfigError
 from mothership_backup.names import RESTORE_JOURNAL
@@ -55,11 +58,12 @@ def _run(settings: Settings) -> None:
     _refuse_restoring(settings)
     addresses = _resolve(settings)
     _refuse_reachable(settings, addresses)
+    tls = server_context(settings.server)
     configure(settings.log)
     engine = probe(settings).line()
     if not settings.data.dir.is_dir():
         log.warning("data.dir: %s is no directory (now); backups fail until it is there", settings.data.dir)
-    asyncio.run(_serve(settings, engine))
+    asyncio.run(_serve(settings, engine, tls))
 
 
 def _refuse_restoring(settings: Settings) -> None:
@@ -95,7 +99,7 @@ def _refuse_reachable(settings: Settings, addresses: list[str]) -> None:
     )
 
 
-async def _serve(settings: Settings, engine: str) -> None:
+async def _serve(settings: Settings, engine: str, tls: ssl.SSLContext | None) -> None:
     app = build_app(settings)
     # aiohttp waits this long twice (0 is for ever); the backups cut themselves before the first time is over.
     timeout_seconds = max(settings.server.shutdown_grace_seconds, 0.1)
@@ -114,30 +118,36 @@ async def _serve(settings: Settings, engine: str) -> None:
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
     try:
         await runner.setup()
-        await _listen(runner, settings)
+        await _listen(runner, settings, tls)
         _tell(runner, settings, engine)
+        notify(READY, os.environ)
         await stopped.wait()
+        notify(STOPPING, os.environ)
     finally:
         await runner.cleanup()
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # it ends anyway, and with its own exit code
 
 
-async def _listen(runner: web.AppRunner, settings: Settings) -> None:
+async def _listen(runner: web.AppRunner, settings: Settings, tls: ssl.SSLContext | None) -> None:
     server = settings.server
     try:
-        await web.TCPSite(runner, server.host, server.port).start()
+        await web.TCPSite(runner, server.host, server.port, ssl_context=tls).start()
     except OSError as error:
         remedy = REMEDIES.get(error.errno or 0, error.strerror or str(error))
         raise ConfigError(f"cannot listen on {server.host}, port {server.port}: {remedy}") from error
 
 
 def _tell(runner: web.AppRunner, settings: Settings, engine: str) -> None:
-    urls = [_url(str(host), port) for host, port, *_ in runner.addresses]
+    scheme = "https" if settings.server.tls_cert else "http"
+    urls = [_url(scheme, str(host), port) for host, port, *_ in runner.addresses]
     for url in urls:
         say(f"mothership-backup {__version__} listens on {url}")
     credential = '-H "Authorization: Bearer $TOKEN" ' if settings.auth.has_credentials else ""
-    say(f"  curl -fOJ {credential}'{_local(urls[0])}{settings.server.base_path}/api/backup?strict=true'")
+    certificate = '--cert "$CERTIFICATE" ' if settings.server.tls_client_ca else ""
+    say(
+        f"  curl -fOJ {certificate}{credential}'{_local(urls[0])}{settings.server.base_path}/api/backup?strict=true'"
+    )
     say(f"  data directory {settings.data.dir}, {engine}")
     say(f"  {_answered(settings)}")
 
@@ -154,8 +164,8 @@ def _answered(settings: Settings) -> str:
     return "only clients on this machine are answered; a reverse proxy on this machine looks like one"
 
 
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _url(scheme: str, host: str, port: int) -> str:
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _local(url: str) -> str:

@@ -14,12 +14,13 @@ from mothership_backup import __version__
 from mothership_backup.config import Settings
 from mothership_backup.errors import SetupError
 from mothership_backup.history import History
-from mothership_backup.web import collisions, problems, request_id, routes
+from mothership_backup.web import collisions, openapi, problems, request_id, routes
 from mothership_backup.web.auth import Auth
 from mothership_backup.web.backups import Backups
 from mothership_backup.web.databases import Databases
 from mothership_backup.web.handlers import Handlers
 from mothership_backup.web.metrics import METRICS, Metrics, MetricsPage, metrics_of
+from mothership_backup.web.openapi import OpenApi
 from mothership_backup.web.probes import Probes
 from mothership_backup.web.routes import Route
 from mothership_backup.web.running import Running
@@ -50,14 +51,15 @@ def setup(app: web.Application, settings: Settings, prefix: str = "/api") -> Non
     mount(app, settings, prefix)
 
 
-def mount(app: web.Application, settings: Settings, prefix: str) -> Mounted:
-    """As ``setup``, and hands out what it made."""
+def mount(app: web.Application, settings: Settings, prefix: str, base_path: str | None = None) -> Mounted:
+    """As ``setup``, and hands out what it made; ``base_path`` is where `serve` has more paths, to be described too."""
     _refuse_late(app)
     prefix = _checked_prefix(prefix)
     running, history, auth = Running(settings), History(settings), Auth(settings)
     metrics = metrics_of(app)
-    metrics.add_mount(running, history)
-    added = routes.add(app, prefix, auth, _table(settings, running, history, auth, metrics))
+    metrics.add_mount(running, history, auth)
+    described = OpenApi(auth, base_path)
+    added = routes.add(app, prefix, auth, _table(settings, running, history, auth, metrics, described))
     collisions.verify_now(app, added)
     request_id.send_back(app, set(added).__contains__)
 
@@ -78,7 +80,7 @@ def build_app(settings: Settings) -> web.Application:
     """The application of `serve`: the backup, probes, ``/metrics``, and errors as JSON everywhere."""
     app = web.Application(middlewares=[_json_errors])
     base_path = settings.server.base_path
-    mounted = mount(app, settings, base_path + "/api")
+    mounted = mount(app, settings, base_path + "/api", base_path)
     app[RUNNING] = mounted.running
     request_id.send_back(app, lambda _: True)
     probes = Probes(settings.data.dir, mounted.running)
@@ -89,10 +91,13 @@ def build_app(settings: Settings) -> web.Application:
         uptime_s = round(time.monotonic() - started, 3)
         return web.json_response({"status": "ok", "uptime_s": uptime_s, "version": __version__})
 
-    app.router.add_get(base_path + "/healthz", healthz)
-    app.router.add_get(base_path + "/livez", probes.livez)
-    app.router.add_get(base_path + "/readyz", probes.readyz)
-    app.router.add_get(base_path + "/metrics", page.get_metrics)
+    own = {
+        "/healthz": healthz,
+        "/livez": probes.livez,
+        "/readyz": probes.readyz,
+        "/metrics": page.get_metrics,
+    }
+    routes.add_alone(app, base_path, own)
     return app
 
 
@@ -113,7 +118,12 @@ def _checked_prefix(prefix: str) -> str:
 
 
 def _table(
-    settings: Settings, running: Running, history: History, auth: Auth, metrics: Metrics
+    settings: Settings,
+    running: Running,
+    history: History,
+    auth: Auth,
+    metrics: Metrics,
+    described: OpenApi,
 ) -> list[Route]:
     backup = Handlers(settings, running, auth, history, metrics)
     backups = Backups(running, history, auth)
@@ -129,6 +139,7 @@ def _table(
         ),
         Route("/status", "status", {"GET": status.get_status, "HEAD": status.get_status}),
         Route("/databases", "status", {"GET": databases.get_databases, "HEAD": databases.get_databases}),
+        Route(openapi.PATH, "status", {"GET": described.get_openapi, "HEAD": described.get_openapi}),
     ]
 
 

@@ -58,6 +58,10 @@ class Auth:
         self._trusted = tuple(map(ip_network, settings.server.trusted_proxies))
         self._failures = Failures(clock)
 
+    def is_tokens_file_good(self) -> bool | None:
+        """None without one."""
+        return None if self._file is None else self._file.is_good()
+
     def admit(self, request: web.BaseRequest, scope: Scope) -> Identity:
         """Raises RequestError (``anonymous_refused``, ``unauthorized``, …) for who may not."""
         client = client_of(request, self._trusted)

@@ -68,8 +68,9 @@ class Metrics:
         self._lag = self._histogram("loop_lag_seconds", "How late the event loop wakes", LAG_BUCKETS)
         self.registry.register(self._now)
 
-    def add_mount(self, running: Running, history: History) -> None:
+    def add_mount(self, running: Running, history: History, auth: Auth) -> None:
         self._now.mounts[running] = history
+        self._now.auths.append(auth)
 
     def note_end(self, running: Running, backup: Backup, outcome: Outcome) -> None:
         """A backup has ended, one way or another."""
@@ -152,6 +153,7 @@ class _Now(Collector):
 
     def __init__(self) -> None:
         self.mounts: dict[Running, History] = {}
+        self.auths: list[Auth] = []
         self.sizes: dict[Running, dict[str, int]] = {}
 
     def collect(self) -> Iterator[Metric]:
@@ -163,8 +165,18 @@ class _Now(Collector):
             "End of the last complete backup, in seconds since 1970; 0 before the first that is remembered",
             last,
         )
+        yield from self._tokens_files()
         yield self._build_info()
         yield self._source_sizes()
+
+    def _tokens_files(self) -> Iterator[Metric]:
+        looks = [auth.is_tokens_file_good() for auth in self.auths]
+        if any(look is not None for look in looks):
+            yield GaugeMetricFamily(
+                PREFIX + "tokens_file_good",
+                "1: auth.tokens_file is in force as it is; 0: it cannot be used, and the last good list stays",
+                float(False not in looks),
+            )
 
     def _build_info(self) -> Metric:
         family = GaugeMetricFamily(

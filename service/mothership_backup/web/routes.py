@@ -50,9 +50,31 @@ def add(app: web.Application, prefix: str, auth: Auth, table: Sequence[Route]) -
         others = OtherMethods(auth, route)
         for twin in _twins(prefix, route):
             resource = app.router.add_resource(twin)
-            added += [resource.add_route(method, handler) for method, handler in route.methods.items()]
-            added.append(resource.add_route(hdrs.METH_ANY, others.refuse_method))
+            for method, handler in {**route.methods, hdrs.METH_ANY: others.refuse_method}.items():
+                added.append(resource.add_route(method, handler, expect_handler=expect_nothing))
     return added
+
+
+def add_alone(app: web.Application, base_path: str, table: Mapping[str, Handler]) -> None:
+    """The paths of `serve` beside its mount, and all the others: where aiohttp answers itself, it looks at Expect."""
+    for path, handler in table.items():
+        resource = app.router.add_resource(base_path + path)
+        for method in (hdrs.METH_GET, hdrs.METH_HEAD):
+            resource.add_route(method, handler, expect_handler=expect_nothing)
+        resource.add_route(hdrs.METH_ANY, _no_such_method, expect_handler=expect_nothing)
+    app.router.add_route(hdrs.METH_ANY, "/{path:.*}", _no_such_path, expect_handler=expect_nothing)
+
+
+async def _no_such_method(request: web.Request) -> web.StreamResponse:
+    raise web.HTTPMethodNotAllowed(request.method, (hdrs.METH_GET, hdrs.METH_HEAD))
+
+
+async def _no_such_path(_: web.Request) -> web.StreamResponse:
+    raise web.HTTPNotFound
+
+
+async def expect_nothing(_: web.Request) -> None:
+    """No body is read here, so none is asked for (RFC 9110, 10.1.1). aiohttp's own fails where Expect is not ASCII."""
 
 
 def _twins(prefix: str, route: Route) -> tuple[str, str]:

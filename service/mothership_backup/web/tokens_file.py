@@ -55,6 +55,11 @@ class TokensFile:
             self._look()
         return self._credentials
 
+    def is_good(self) -> bool:
+        """Whether the list is what the file holds now."""
+        self.credentials()
+        return not self._complaint
+
     def _look(self) -> None:
         try:
             status = os.stat(self._path)
