@@ -182,7 +182,10 @@ def test_a_renewed_certificate(running: Running, issued: Issued) -> None:
                 return name_of(peer) == "second"
 
         wait_until("the new certificate", is_renewed, 5)
-        rest = response.read()
+        try:
+            rest = response.read()
+        except http.client.IncompleteRead as error:
+            raise AssertionError(running.service.log()) from error
 
     assert Archive(begun + rest).manifest["complete"] is True
     assert "read again" in running.service.log()
