@@ -163,6 +163,7 @@ def test_what_fails_and_what_is_refused_is_counted(
     assert after["source_size_bytes{source=big.db}"] > 2_000_000
 
 
+@pytest.mark.live_engine
 def test_what_a_pin_costs_is_told(tmp_path: Path, make_database: MakeDatabase, service: StartService) -> None:
     """A WAL that grows while a slow backup holds its database."""
     database = make_database(tmp_path / "data" / "big.db", rows=1_500, random_bytes=1000)

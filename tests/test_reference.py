@@ -151,7 +151,8 @@ def test_r6_straight_into_the_response_without_a_temporary_file(
     def foreign() -> list[str]:
         paths = [path for pid in [running.pid, *running.readers()] for path in open_paths(pid)]
         ours = [path for path in paths if "memfd:" in path or "(deleted)" in path]
-        return ours + [path for path in paths if path.startswith(str(temporary))] + os.listdir(temporary)
+        # The folder itself is looked through for what killed readers have left.
+        return ours + [path for path in paths if path.startswith(f"{temporary}/")] + os.listdir(temporary)
 
     with Samples(foreign) as samples:
         answer = running.request()
