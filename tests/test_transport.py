@@ -6,12 +6,14 @@ import os
 import select
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
+from certificates import Authority
 from mothership_backup.web.transport import Connection
 
 Talk = Callable[[Connection, web.StreamResponse], Awaitable[None]]
@@ -20,7 +22,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @contextlib.asynccontextmanager
-async def answering(talk: Talk, path: str = "") -> AsyncIterator[int]:
+async def answering(talk: Talk, path: str = "", tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """A server on loopback, or at a path, whose one handler streams by `talk`; its port."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -36,7 +38,7 @@ async def answering(talk: Talk, path: str = "") -> AsyncIterator[int]:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
-        site = web.UnixSite(runner, path) if path else web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.UnixSite(runner, path) if path else web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
         yield 0 if path else runner.addresses[0][1]
     finally:
@@ -178,6 +180,33 @@ async def test_finish_waits_for_the_kernel() -> None:
         while not finished.is_set():
             await reader.read(100_000)
         writer.close()
+
+
+async def test_finish_waits_below_tls(tmp_path: Path) -> None:
+    """asyncio's TLS says that it holds nothing, while the transport below it holds hundreds of kilobytes."""
+    authority = Authority(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(authority.issue("served"))
+    written, finished = asyncio.Event(), asyncio.Event()
+
+    async def talk(connection: Connection, response: web.StreamResponse) -> None:
+        assert connection._transport is not None
+        while not connection._waiting_bytes():  # until the kernel takes no more
+            await response.write(b"x" * 200_000)
+        assert connection._transport.get_write_buffer_size() == 0
+        written.set()
+        await connection.finish()
+        assert connection._waiting_bytes() == 0
+        finished.set()
+
+    async with answering(talk, tls=tls) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1000, ssl=authority.client())
+        writer.write(REQUEST)
+        await asyncio.wait_for(written.wait(), 10)
+        assert not finished.is_set()
+        while not finished.is_set():
+            await reader.read(100_000)
+        writer.transport.abort()
 
 
 async def test_finish_fails_when_the_client_left() -> None:

@@ -14,6 +14,7 @@ from typing import Final
 from aiohttp import web
 
 NOTSENT_LOWAT_BYTES: Final = 128 * 1024
+TLS_LOOK_SECONDS: Final = 0.02
 SAMPLE_SECONDS: Final = 0.5  # the reader has to be gone within a second of its client
 RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 CLOSE_IN_ORDER: Final = struct.pack("ii", 0, 0)
@@ -53,9 +54,11 @@ class Connection:
         aiohttp does not wait for the last 64 KiB, and a process that ends meanwhile takes them along.
         Raises ConnectionResetError if the connection ended first.
         """
-        if self._transport is not None:
-            self._transport.set_write_buffer_limits(high=0)
+        if self._transport is not None and not self.is_lost:
+            # Not 0: asyncio's TLS pauses at that when it holds nothing, and then nothing makes it resume.
+            self._transport.set_write_buffer_limits(high=1)
             await self._writer.drain()
+            await self._emptied()
         if self._transport is None or self.is_lost:
             raise ConnectionResetError("the connection ended before its last bytes were sent")
         self._transport.set_write_buffer_limits()
@@ -98,7 +101,7 @@ class Connection:
                 left()
                 return
             before, progress = progress, self._progress()
-            if progress != before or not self._transport.get_write_buffer_size():
+            if progress != before or not self._waiting_bytes():
                 since = loop.time()
             elif loop.time() - since >= stall_timeout_seconds:
                 stalled()
@@ -118,8 +121,20 @@ class Connection:
             if len(info) >= BYTES_ACKED_OFFSET + 8:
                 (bytes_acked,) = struct.unpack_from("=Q", info, BYTES_ACKED_OFFSET)
                 return int(bytes_acked)
-        waiting = 0 if self._transport is None else self._transport.get_write_buffer_size()
-        return self._writer.output_size - waiting
+        return self._writer.output_size - self._waiting_bytes()
+
+    async def _emptied(self) -> None:
+        """After a drain TLS has something left, and no event tells when that is gone."""
+        while self._waiting_bytes():  # noqa: ASYNC110  # there is no event
+            await asyncio.sleep(TLS_LOOK_SECONDS)
+
+    def _waiting_bytes(self) -> int:
+        """What the kernel does not have yet. Below asyncio's TLS another transport keeps some, and tells nobody."""
+        if self._transport is None or self.is_lost:
+            return 0
+        below = getattr(getattr(self._transport, "_ssl_protocol", None), "_transport", None)
+        waiting: int = self._transport.get_write_buffer_size()
+        return waiting + (below.get_write_buffer_size() if below is not None else 0)
 
     def _has_ended(self) -> bool:
         """A transport that was closed and has sent its last byte has no loop any more: its abort() would raise."""
