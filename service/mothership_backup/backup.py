@@ -324,6 +324,7 @@ def _request(mode: str, settings: Settings, options: Options) -> Request:
         min_free_bytes=limits.min_free_bytes,
         read_bytes_per_second=limits.read_bytes_per_second,
         nice=limits.nice,
+        threads=limits.threads,
     )
 
 

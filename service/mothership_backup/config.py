@@ -205,6 +205,7 @@ class Limits(Section):
     min_free_bytes: Bytes = 256 * 1024 * 1024
     read_bytes_per_second: Bytes = 0
     nice: Annotated[int, Field(ge=0, le=19)] = 5
+    threads: Annotated[int, Field(ge=0, le=64)] = 0
 
 
 class Auth(Section):

@@ -1,7 +1,7 @@
 """The plan's sources in their order -> DATA frames; wave by wave, with staging and checks beside.
 
-Three threads: this one sends, one stages (smallest first), one checks. Each pin is released as soon as its
-pages, or their copy, and its check are through.
+This thread reads and sends, one stages (smallest first), one checks, and those of `packing` hash and deflate. Each
+pin is released as soon as its pages, or their copy, and its check are through.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Any, Final
 
-from mothership_backup import deflate, frames
+from mothership_backup import frames
 from mothership_backup.errors import ReaderError, SourceError
-from mothership_backup.reader import copy, snapshot, sqlite
+from mothership_backup.reader import copy, packing, snapshot, sqlite
 from mothership_backup.reader.instant import Instant, Pin, Pinner
 from mothership_backup.reader.output import FrameWriter
 from mothership_backup.reader.request import Request
 from mothership_backup.reader.source import DATABASE, IMMUTABLE, LIVE, Source
 from mothership_backup.reader.staging import StagedCopy, Stager
+
+_WORTH_THREADS_BYTES: Final = 1024 * 1024  # below it there is one piece
 
 
 class Entries:
@@ -47,6 +50,7 @@ class Entries:
         self._staging = _Staging(stager, pinner)
         self._stager = stager
         self._checks = _Checks(request, output)
+        self._packer = packing.Packer(request.threads)
         self._throttle = _Throttle(request.read_bytes_per_second)
 
     def begin_wave(self, wave: int) -> Instant:
@@ -130,16 +134,15 @@ class Entries:
 
     def _send_blocks(self, source: Source, first: bytes, rest: Iterator[bytes]) -> str:
         sha256 = hashlib.sha256()
-        crc = 0
-        is_packed = source.is_packed and not self._request.stored
-        block = first
-        while block:
-            for piece in self._throttle.pieces(block):
-                sha256.update(piece)
-                crc = deflate.crc32(piece, crc)
-                packed = deflate.pack(piece, self._request.level) if is_packed else piece
-                self._output.send_data(packed, len(piece), crc)
-            block = next(rest, b"")
+        level = self._request.level if source.is_packed and not self._request.stored else None
+        pieces = self._throttle.pieces(chain([first], rest) if first else rest)
+        # Held back on threads, a piece would wait for the throttle with the next one.
+        if self._throttle.is_on or source.size_bytes <= _WORTH_THREADS_BYTES:
+            packed = packing.one_by_one(pieces, level, sha256)
+        else:
+            packed = self._packer.on_threads(pieces, level, sha256)
+        for piece in packed:
+            self._output.send_data(*piece)
         return sha256.hexdigest()
 
     def _describe_entry(self, index: int, source: Source, sha256: str) -> dict[str, Any]:
@@ -288,17 +291,22 @@ class _Throttle:
         self._bytes_per_second = bytes_per_second
         self._due = time.monotonic()
 
-    def pieces(self, block: bytes) -> Iterator[bytes]:
-        """``block`` in pieces of half a second, each when its time has come: no client waits long for the next."""
-        if not self._bytes_per_second:
-            yield block
+    @property
+    def is_on(self) -> bool:
+        return self._bytes_per_second > 0
+
+    def pieces(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
+        """``blocks`` in pieces of half a second, each when its time has come: no client waits long for the next."""
+        if not self.is_on:
+            yield from blocks
             return
         piece_bytes = max(1, self._bytes_per_second // 2)
-        for begin in range(0, len(block), piece_bytes):
-            piece = block[begin : begin + piece_bytes]
-            now = time.monotonic()
-            self._due = max(self._due, now)
-            if self._due > now:
-                time.sleep(self._due - now)
-            self._due += len(piece) / self._bytes_per_second
-            yield piece
+        for block in blocks:
+            for begin in range(0, len(block), piece_bytes):
+                piece = block[begin : begin + piece_bytes]
+                now = time.monotonic()
+                self._due = max(self._due, now)
+                if self._due > now:
+                    time.sleep(self._due - now)
+                self._due += len(piece) / self._bytes_per_second
+                yield piece

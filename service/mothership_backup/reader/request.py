@@ -32,6 +32,7 @@ class Request(NamedTuple):
     min_free_bytes: int = 268_435_456
     read_bytes_per_second: int = 0
     nice: int = 5
+    threads: int = 0
 
     def encode(self) -> bytes:
         """As one line of JSON; names that are no UTF-8 travel as lone surrogates."""
