@@ -44,6 +44,7 @@ EXIT_DISK_FULL: Final = 83
 EXIT_PARENT_GONE: Final = 84
 
 _MAPPED_FROM_BYTES: Final = 64 * 1024
+_MOST_MAPPINGS: Final = 16  # what a stream of 4 MiB holds of deflated blocks, and some
 
 
 class Frame(NamedTuple):
@@ -84,15 +85,16 @@ class Decoder:
 
     def __init__(self) -> None:
         self._header = bytearray(HEADER.size)
-        self._payload: bytearray | mmap.mmap | None = None
+        self._payload: memoryview | None = None
+        self._mappings: list[mmap.mmap] = []
         self._type = 0
         self._filled = 0
 
     @property
     def buffer(self) -> memoryview:
         """Where the next bytes belong; never empty."""
-        target = self._header if self._payload is None else self._payload
-        return memoryview(target)[self._filled :]
+        target = memoryview(self._header) if self._payload is None else self._payload
+        return target[self._filled :]
 
     @property
     def is_between_frames(self) -> bool:
@@ -111,30 +113,44 @@ class Decoder:
             self._type, length = HEADER.unpack(self._header)
             if not PLAN <= self._type <= END or length > MAX_PAYLOAD_BYTES:
                 raise ProtocolError(f"frame of type {self._type} with {length} bytes")
-            self._payload = _new_payload(length)
+            self._payload = self._new_payload(length)
             self._filled = 0
         if self._filled < len(self._payload):
             return None
         payload, self._payload, self._filled = self._payload, None, 0
         return _decode(self._type, payload)
 
+    def _new_payload(self, length: int) -> memoryview:
+        """A large one is in a mapping whose last frame nobody holds any more.
 
-def _new_payload(length: int) -> bytearray | mmap.mmap:
-    """A large one has a mapping of its own, which goes back to the system with its last view.
+        A new mapping costs a page fault and a page of zeros for every 4 KiB, which is as much as reading into it.
+        In the C library's heap such blocks would leave holes between small ones, and the process would keep them.
+        """
+        if length < _MAPPED_FROM_BYTES:
+            return memoryview(bytearray(length))
+        for mapping in self._mappings:
+            if not _is_in_use(mapping):
+                return memoryview(mapping)[:length]
+        mapping = mmap.mmap(-1, MAX_PAYLOAD_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if len(self._mappings) < _MOST_MAPPINGS:
+            self._mappings.append(mapping)
+        return memoryview(mapping)[:length]
 
-    In the C library's heap such blocks leave holes between small ones, and the process keeps them.
-    """
-    if length < _MAPPED_FROM_BYTES:
-        return bytearray(length)
-    return mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+def _is_in_use(mapping: mmap.mmap) -> bool:
+    """Whether a view of it lives: then, and only then, its size is fixed. Where no size can be changed: always."""
+    try:
+        mapping.resize(len(mapping))
+    except (BufferError, SystemError):
+        return True
+    return False
 
 
-def _decode(frame_type: int, payload: bytearray | mmap.mmap) -> Frame:
-    view = memoryview(payload)
+def _decode(frame_type: int, view: memoryview) -> Frame:
     if frame_type == DATA:
-        if len(payload) < DATA_HEADER.size:
+        if len(view) < DATA_HEADER.size:
             raise ProtocolError("a DATA frame without its header")
-        size_bytes, crc = DATA_HEADER.unpack_from(payload)
+        size_bytes, crc = DATA_HEADER.unpack_from(view)
         return Frame(frame_type, {}, view[DATA_HEADER.size :], size_bytes, crc)
     try:
         document = json.loads(bytes(view))

@@ -104,6 +104,7 @@ class Entries:
             failure = error if isinstance(error, SourceError) else sqlite.describe(error, source.full_path)
             self._leave_out(index, source, failure)
             return False
+        is_checked_beside = staged is None and self._check_beside(index, source)
         try:
             digest = self._send_blocks(source, first, blocks)
             if source.engine == IMMUTABLE and staged is None:
@@ -111,10 +112,14 @@ class Entries:
         except (SourceError, self._library.module.Error) as error:
             raise ReaderError(f"{source.path}: {error}", code="source_failed", source=source.path) from error
         self._output.send(frames.END_OF_ENTRY, self._describe_entry(index, source, digest))
-        self._check(index, source, staged)
+        if is_checked_beside:
+            self._let_go(source, None)
+        else:
+            self._check(index, source, staged)
         return True
 
     def _leave_out(self, index: int, source: Source, failure: SourceError) -> None:
+        self._let_go_of_twin(source)
         self._let_go(source, None)
         if self._request.stored:
             raise ReaderError(
@@ -152,8 +157,18 @@ class Entries:
             document |= source.describe_pages()
         return document
 
+    def _check_beside(self, index: int, source: Source) -> bool:
+        """Queue the check of a database that has a twin; its verdict may come before its last page."""
+        pin = self._pins.get(source.path)
+        if pin is None or pin.twin is None or source.is_cut:
+            return False
+        twin = pin.twin
+        self._checks.add(index, lambda: twin, lambda: self._pinner.release_twin(pin))
+        return True
+
     def _check(self, index: int, source: Source, staged: StagedCopy | None) -> None:
         """Queue the check, which lets the snapshot go; at once where none is asked for, or none is needed."""
+        self._let_go_of_twin(source)
         if source.is_cut:
             self._let_go(source, staged)
             text = "the file is shorter than its header says"
@@ -169,6 +184,10 @@ class Entries:
             return self._pins[source.path].connection
 
         self._checks.add(index, connect, lambda: self._let_go(source, staged))
+
+    def _let_go_of_twin(self, source: Source) -> None:
+        if source.path in self._pins:
+            self._pinner.release_twin(self._pins[source.path])
 
     def _let_go(self, source: Source, staged: StagedCopy | None) -> None:
         if staged is not None:

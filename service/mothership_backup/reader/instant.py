@@ -4,6 +4,9 @@ A pin is a read transaction: it sees the database as it was when the pin was set
 database is opened and read once first (that parses its schema and maps its `-shm`), then all are pinned in one
 tight loop. The proof: `PRAGMA data_version` on a second connection of each tells whether anybody committed
 between before the first pin and after the last (sqlite.org/pragma.html#pragma_data_version).
+
+The largest keep that second connection as a twin, pinned too, if nobody committed until then either: it sees the
+same snapshot, and so a check can run beside the reading.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -26,6 +30,8 @@ _MAX_TRIES: Final = 20
 _MAX_TRY_SECONDS: Final = 0.2
 _RETRY_SECONDS: Final = 0.01
 _HEADER_BYTES: Final = 100
+_WORTH_A_TWIN_BYTES: Final = 16 * 1024 * 1024
+_MOST_TWINS: Final = 8  # about 250 KiB each
 _SETTLED_SECONDS: Final = 2.0  # ctime has the kernel tick's resolution: an older one cannot hide a write
 
 
@@ -35,6 +41,8 @@ class Pin:
     def __init__(self, source: Source, connection: sqlite3.Connection) -> None:
         self.source = source
         self.connection = connection
+        self.is_open = True
+        self.twin: sqlite3.Connection | None = None
         self.wal_path = source.full_path + "-wal"
         self.wal_bytes = 0
         self.held_since = 0.0
@@ -109,6 +117,8 @@ class Pinner:
         self._watch = watch
         self._busy_timeout_seconds = request.busy_timeout_seconds
         self._wanted_engine = request.engine
+        self._has_twins = request.mode == "backup" and request.check != "none"
+        self._lock = threading.Lock()
 
     def pin_all(self, sources: Sequence[Source]) -> tuple[dict[str, Pin], Instant]:
         """Open, look at and (WAL only) pin each source; what fails says so in the source itself.
@@ -124,6 +134,7 @@ class Pinner:
             [pin.source for pin in pins.values()], lambda source: self._read_properties(pins[source.path])
         )
         for path in [path for path, pin in pins.items() if not pin.is_kept]:
+            self.release_twin(pins[path])
             self.release(pins.pop(path))
         if self._wanted_engine == STAGED and sum(source.is_wal for source in sources) > 1:
             instant = instant._replace(is_exact=False)
@@ -137,9 +148,24 @@ class Pinner:
         }
 
     def release(self, pin: Pin) -> None:
-        """End the snapshot and close its connection; safe to call again."""
-        self._watch.release(pin)
+        """End the snapshot and close its connection; its twin goes on. Safe to call again."""
         pin.connection.close()
+        with self._lock:
+            pin.is_open = False
+            is_last = pin.twin is None
+        if is_last:
+            self._watch.release(pin)
+
+    def release_twin(self, pin: Pin) -> None:
+        """The same for its twin, if it has one."""
+        if pin.twin is None:
+            return
+        pin.twin.close()
+        with self._lock:
+            pin.twin = None
+            is_last = not pin.is_open
+        if is_last:
+            self._watch.release(pin)
 
     def _retry(self, sources: Sequence[Source], attempt: Callable[[Source], None]) -> None:
         deadline = time.monotonic() + self._busy_timeout_seconds
@@ -230,11 +256,8 @@ class Pinner:
         return pin
 
     def _pin_at_one_instant(self, pins: list[Pin]) -> Instant:
-        if len(pins) < 2:
-            began = utc_now()
-            self._begin_all(pins)
-            return Instant(True, began, utc_now())
-        witnesses = self._open_witnesses(pins)
+        # One alone is of one instant by itself.
+        witnesses = self._open_witnesses(pins if len(pins) > 1 else self._worth_a_twin(pins))
         try:
             give_up = time.monotonic() + _MAX_TRY_SECONDS
             for attempt in range(1, _MAX_TRIES + 1):
@@ -242,16 +265,49 @@ class Pinner:
                 began = utc_now()
                 self._begin_all(pins)
                 ended = utc_now()
-                is_exact = len(before) == len(pins) and before == self._data_versions(witnesses)
-                is_exact = is_exact and all(pin.connection.in_transaction for pin in pins)
+                is_exact = len(pins) < 2 or (
+                    len(before) == len(pins)
+                    and before == self._data_versions(witnesses)
+                    and all(pin.connection.in_transaction for pin in pins)
+                )
                 if is_exact or attempt == _MAX_TRIES or time.monotonic() > give_up:
                     break
                 for pin in pins:
                     pin.rollback()
+            self._keep_twins(pins, witnesses, before)
         finally:
-            for witness in witnesses:
-                witness.close()
+            for pin, witness in zip(pins, witnesses, strict=False):
+                if pin.twin is not witness:
+                    witness.close()
         return Instant(is_exact, began, ended)
+
+    def _worth_a_twin(self, pins: list[Pin]) -> list[Pin]:
+        """The largest of those whose pages are read while it would be checked."""
+        if not self._has_twins:
+            return []
+        large = [
+            pin
+            for pin in pins
+            if pin.source.engine == LIVE and pin.source.stat.st_size >= _WORTH_A_TWIN_BYTES
+        ]
+        return sorted(large, key=lambda pin: pin.source.stat.st_size, reverse=True)[:_MOST_TWINS]
+
+    def _keep_twins(self, pins: list[Pin], witnesses: list[sqlite3.Connection], before: list[int]) -> None:
+        worthy = self._worth_a_twin(pins)
+        for pin, witness, version in zip(pins, witnesses, before, strict=False):
+            if pin in worthy and pin.connection.in_transaction and self._begins_at(witness, version):
+                pin.twin = witness
+
+    def _begins_at(self, witness: sqlite3.Connection, version: int) -> bool:
+        """Pin ``witness``; False, and it is not, if anybody committed since it saw ``version``."""
+        try:
+            witness.execute("BEGIN")
+            if witness.execute("PRAGMA data_version").fetchone()[0] == version:
+                return True
+            witness.execute("ROLLBACK")
+        except self._library.module.Error:
+            pass  # closed in any case, and the check comes later
+        return False
 
     def _open_witnesses(self, pins: list[Pin]) -> list[sqlite3.Connection]:
         """A second connection of each database. One that cannot be had is none: then nothing is proved."""
