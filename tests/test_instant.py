@@ -56,6 +56,16 @@ markers = [pin.connection.execute("SELECT n FROM marker").fetchone()[0] for pin 
 print(json.dumps({"exact": found.is_exact, "tries": pinner.tries, "markers": markers}))
 """
 
+TWIN = (
+    PINNED.partition("instant._MAX")[0].replace('Request("plan",', 'Request("backup",')
+    + """
+pinner = Disturbed(request, sqlite.choose_library(), Watch(request))
+(pin,) = pinner.pin_all(sources)[0].values()
+pinned = [pin.connection] + ([pin.twin] if pin.twin else [])
+print(json.dumps([connection.execute("SELECT n FROM marker").fetchone()[0] for connection in pinned]))
+"""
+)
+
 
 @pytest.fixture
 def steps(tmp_path: Path) -> list[Path]:
@@ -87,14 +97,62 @@ def test_two_databases_written_in_step_are_never_steps_apart(steps: list[Path], 
     assert tally.commits > 100
 
 
-@pytest.mark.parametrize(("commits", "is_exact"), [(0, True), (1, True), (3, True), (20, False)])
-def test_a_commit_between_two_pins_is_seen(commits: int, is_exact: bool, steps: list[Path]) -> None:
-    """They are set again; after twenty tries the backup goes on, and does not claim what it has not."""
-    command = [sys.executable, "-c", PINNED, str(steps[0].parent), str(commits)]
+def run_pinner(script: str, folder: Path, commits: int) -> Any:
+    """What the script prints; in a process of its own, as a reader is one."""
+    command = [sys.executable, "-c", script, str(folder), str(commits)]
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """One database that is worth a twin."""
+    path = tmp_path / "data" / "large.db"
+    path.parent.mkdir()
+    create_step(path, "wal")
+    execute(
+        path, "CREATE TABLE filler AS SELECT zeroblob(17000000) AS bytes", "PRAGMA wal_checkpoint(TRUNCATE)"
+    )
+    return path
+
+
+@pytest.mark.live_engine
+@pytest.mark.parametrize(("commits", "markers"), [(0, [0, 0]), (1, [0])])
+def test_a_twin_sees_what_its_pin_sees(commits: int, markers: list[int], large: Path) -> None:
+    """After a commit between the two there is none."""
+    assert run_pinner(TWIN, large.parent, commits) == markers
+
+
+@pytest.mark.live_engine
+def test_a_large_database_is_checked_while_it_is_read(large: Path) -> None:
+    """Its verdict comes before its last page, and the pin ends with the pages."""
+    with reading(request_for(large.parent, read_bytes_per_second=8_000_000)) as (_, incoming):
+        types = [frame.type for frame in incoming]
+
+    assert types.index(frames.CHECK) < types.index(frames.END_OF_ENTRY)
+    assert types[-1] == frames.END
+
+
+@pytest.mark.live_engine
+def test_damage_that_is_found_meanwhile(large: Path) -> None:
+    """A strict backup ends with it; any other goes on and tells."""
+    with large.open("r+b") as file:
+        file.seek(-5 * 4096, os.SEEK_END)
+        file.write(b"\xff" * 4096)  # in the chain of the filler's pages
+
+    archive = archive_of(large.parent)
+    error = error_of(large.parent, strict=True)
+
+    assert archive.manifest["sources"][0]["check"]["verdict"] == "damaged"
+    assert error.code == "check"
+
+
+@pytest.mark.parametrize(("commits", "is_exact"), [(0, True), (1, True), (3, True), (20, False)])
+def test_a_commit_between_two_pins_is_seen(commits: int, is_exact: bool, steps: list[Path]) -> None:
+    """They are set again; after twenty tries the backup goes on, and does not claim what it has not."""
+    found = run_pinner(PINNED, steps[0].parent, commits)
 
     assert found == {"exact": is_exact, "tries": min(commits + 1, 20), "markers": [0, commits]}
 
