@@ -55,11 +55,9 @@ def test_few_pieces_are_held(threads: int) -> None:
 
 
 def test_a_failure_on_a_thread_is_raised_here() -> None:
-    """In its turn: what came before it is good."""
-    packed = Packer(2).on_threads(iter([b"good", "no bytes"]), 1, hashlib.sha256())  # type: ignore[list-item]
-
-    with pytest.raises(TypeError):
-        list(packed)
+    """There is no level 99."""
+    with pytest.raises(ValueError, match="level|initialization"):
+        list(Packer(2).on_threads(iter(PIECES), 99, hashlib.sha256()))
 
 
 def test_a_source_that_fails_is_raised_here() -> None:
