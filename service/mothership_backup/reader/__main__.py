@@ -10,13 +10,12 @@ import os
 import resource
 import signal
 import sys
-import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from mothership_backup import deflate, frames
 from mothership_backup.errors import BackupError, NoMatchError, SourceError
-from mothership_backup.reader import landlock, sqlite
+from mothership_backup.reader import sqlite
 from mothership_backup.reader.discover import Discovery, read_version
 from mothership_backup.reader.entries import Entries
 from mothership_backup.reader.instant import Instant, Pinner
@@ -53,6 +52,8 @@ def main() -> None:
     except BrokenPipeError:
         pass  # the service has hung up: nobody is left to tell
     except BaseException:
+        import traceback  # 7 ms that no good backup needs
+
         traceback.print_exc()
         last_line = traceback.format_exc().strip().splitlines()[-1]
         _tell(output, "reader_defect", f"the reader failed: {last_line}", None)
@@ -149,7 +150,11 @@ def _databases(sources: Iterable[Source]) -> Iterator[Source]:
 def _keep_out_of_foreign_folders(sources: Iterable[Source]) -> None:
     """No sidecar of ours beside a database of another owner, who could not write to it any more."""
     foreign = [source for source in _databases(sources) if source.is_wal and not _may_own(source)]
-    if not foreign or landlock.deny_create_and_remove():
+    if not foreign:
+        return
+    from mothership_backup.reader import landlock  # 3 ms, for ctypes
+
+    if landlock.deny_create_and_remove():
         return
     for source in foreign:
         if os.access(os.path.dirname(source.full_path), os.W_OK, effective_ids=True):
