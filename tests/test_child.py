@@ -19,7 +19,7 @@ from mothership_backup import child
 from mothership_backup.backup import Backup
 from mothership_backup.errors import BackupError, CutError, ReaderError
 from processes import children, gone_within, open_paths, wait_until
-from support import backup_of, error_of, take
+from support import backup_of, error_of, reading, request_for, take
 from writers import create_bank, writing
 
 SLOW: Config = {"limits": {"read_bytes_per_second": 2_000_000}}
@@ -131,6 +131,25 @@ def test_signals_of_a_terminal_or_a_unit_do_not_end_it(large: Path) -> None:
 
     assert run.outcome is not None
     assert run.outcome.word == "complete"
+
+
+@pytest.mark.parametrize("killer", ["us", "another"])
+def test_only_the_kill_of_another_is_a_sudden_end(killer: str, large: Path) -> None:
+    """Ours also meets a reader that has said all and is slow to end, while its client still takes what waits."""
+    with reading(request_for(large)) as (reader, incoming):
+        next(incoming)
+        assert reader.sudden_end() is None
+        os.kill(reader._process.pid, signal.SIGSTOP)
+        if killer == "another":
+            os.kill(reader._process.pid, signal.SIGKILL)
+            assert gone_within(reader._process.pid, 2)
+            reason = reader.sudden_end()
+            assert reason is not None
+            assert reason.code == "reader_died"
+
+    if killer == "us":
+        assert reader._process.returncode == -signal.SIGKILL
+        assert reader.sudden_end() is None
 
 
 def test_stopped_it_is_silent_and_that_is_told(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import select
 import signal
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -43,6 +44,16 @@ async def answering(talk: Talk, path: str = "", tls: ssl.SSLContext | None = Non
         yield 0 if path else runner.addresses[0][1]
     finally:
         await runner.cleanup()
+
+
+async def fill_kernel(connection: Connection, response: web.StreamResponse) -> None:
+    """Write until it takes no more of it, and something waits."""
+    waiting = 0
+    while not waiting or connection._waiting_bytes() < waiting:
+        await response.write(b"x" * 20_000)  # little: from 64 KiB on it would wait for the client
+        waiting = connection._waiting_bytes()
+        if waiting:
+            await asyncio.sleep(0.2)  # no event tells that the kernel has had enough
 
 
 async def read_all(port: int) -> bytes:
@@ -191,8 +202,7 @@ async def test_finish_waits_below_tls(tmp_path: Path) -> None:
 
     async def talk(connection: Connection, response: web.StreamResponse) -> None:
         assert connection._transport is not None
-        while not connection._waiting_bytes():  # until the kernel takes no more
-            await response.write(b"x" * 200_000)
+        await fill_kernel(connection, response)
         assert connection._transport.get_write_buffer_size() == 0
         written.set()
         await connection.finish()
@@ -305,3 +315,43 @@ async def test_unix_socket(tmp_path: Path) -> None:
         writer.close()
 
     assert told == ["stalled"]
+
+
+@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
+async def test_a_client_that_has_everything_may_leave_at_once(is_tls: bool, tmp_path: Path) -> None:
+    """It was no client that left: its last bytes were out before it went."""
+    authority = Authority(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(authority.issue("served"))
+    outcomes: list[str] = []
+    is_full = threading.Event()
+
+    async def talk(connection: Connection, response: web.StreamResponse) -> None:
+        await fill_kernel(connection, response)
+        is_full.set()
+        try:
+            await response.write_eof()
+            await connection.finish()
+        except ConnectionError as error:
+            outcomes.append(repr(error))
+        else:
+            outcomes.append("delivered")
+
+    def take(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
+            peer = authority.client().wrap_socket(plain, server_hostname="127.0.0.1") if is_tls else plain
+            peer.sendall(REQUEST)
+            assert is_full.wait(10)
+            last = b""
+            while not last.endswith(b"\r\n0\r\n\r\n"):
+                piece = peer.recv(65536)
+                assert piece
+                last = (last + piece)[-7:]
+            peer.close()
+
+    async with answering(talk, tls=tls if is_tls else None) as port:
+        for _ in range(5):
+            is_full.clear()
+            await asyncio.to_thread(take, port)
+
+    assert outcomes == ["delivered"] * 5

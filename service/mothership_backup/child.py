@@ -99,12 +99,15 @@ class ReaderProcess:
         return self._process.poll() is not None
 
     def sudden_end(self) -> BackupError | None:
-        """Why it was ended, by its watch or a signal, if it was; from any thread.
+        """Why it was ended, by its watch or somebody's signal, if it was; from any thread.
 
         Whoever reads its frames learns it after the last of them, and a slow client may keep him from that for long.
         """
         status = self._process.poll()
-        return self._explain(status) if status is not None and (status in _CUTS or status < 0) else None
+        # After its last frame it may still be on its way out when `__exit__` kills it, and all is well.
+        if status is None or self._is_killed.is_set():
+            return None
+        return self._explain(status) if status in _CUTS or status < 0 else None
 
     @property
     def stderr(self) -> str:

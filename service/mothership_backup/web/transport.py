@@ -9,18 +9,64 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
 NOTSENT_LOWAT_BYTES: Final = 128 * 1024
-TLS_LOOK_SECONDS: Final = 0.02
 SAMPLE_SECONDS: Final = 0.5  # the reader has to be gone within a second of its client
 RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 CLOSE_IN_ORDER: Final = struct.pack("ii", 0, 0)
 # struct tcp_info of linux/tcp.h: eight u8, twenty-four u32, two u64, then tcpi_bytes_acked (Linux 4.1)
 BYTES_ACKED_OFFSET: Final = 8 + 24 * 4 + 2 * 8
 AF_UNSPEC_ADDRESS: Final = bytes(16)
+
+
+class _Ear(asyncio.BaseProtocol):
+    """Between a transport and its protocol, to hear at once when nothing is left to send, or the transport is lost.
+
+    A client that has everything leaves at once, and by the time that a task which waited for a drain goes on, it
+    would look like one that left too early.
+    """
+
+    def __init__(self, protocol: asyncio.BaseProtocol, is_empty: Callable[[], bool]) -> None:
+        self.heard: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._protocol: Any = protocol  # of one of two kinds, and each has what its transport calls
+        self._is_empty = is_empty
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()  # TLS may have more for it now
+        if self._is_empty() and not self.heard.done():
+            self.heard.set_result(True)
+
+    def eof_received(self) -> bool | None:
+        keep: bool | None = self._protocol.eof_received()
+        return keep
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._protocol.connection_lost(exc)
+        if not self.heard.done():
+            self.heard.set_result(False)
+
+
+class _PlainEar(_Ear, asyncio.Protocol):
+    """Below aiohttp's own."""
+
+    def data_received(self, data: bytes) -> None:
+        self._protocol.data_received(data)
+
+
+class _TlsEar(_Ear, asyncio.BufferedProtocol):
+    """Below asyncio's TLS."""
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return memoryview(self._protocol.get_buffer(sizehint))
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._protocol.buffer_updated(nbytes)
 
 
 class Connection:
@@ -54,14 +100,8 @@ class Connection:
         aiohttp does not wait for the last 64 KiB, and a process that ends meanwhile takes them along.
         Raises ConnectionResetError if the connection ended first.
         """
-        if self._transport is not None and not self.is_lost:
-            # Not 0: asyncio's TLS pauses at that when it holds nothing, and then nothing makes it resume.
-            self._transport.set_write_buffer_limits(high=1)
-            await self._writer.drain()
-            await self._emptied()
-        if self._transport is None or self.is_lost:
+        if self._transport is None or self.is_lost or not await self._emptied(self._transport):
             raise ConnectionResetError("the connection ended before its last bytes were sent")
-        self._transport.set_write_buffer_limits()
         self._set(socket.SOL_SOCKET, socket.SO_LINGER, CLOSE_IN_ORDER)
 
     def reset(self) -> None:
@@ -123,16 +163,35 @@ class Connection:
                 return int(bytes_acked)
         return self._writer.output_size - self._waiting_bytes()
 
-    async def _emptied(self) -> None:
-        """After a drain TLS has something left, and no event tells when that is gone."""
-        while self._waiting_bytes():  # noqa: ASYNC110  # there is no event
-            await asyncio.sleep(TLS_LOOK_SECONDS)
+    async def _emptied(self, transport: asyncio.Transport) -> bool:
+        """Wait until the kernel has everything; False if the connection was lost before."""
+        if not self._waiting_bytes():
+            return True
+        lowest = self._below() or transport
+        protocol = lowest.get_protocol()
+        kind = _TlsEar if isinstance(protocol, asyncio.BufferedProtocol) else _PlainEar
+        ear = kind(protocol, lambda: not self._waiting_bytes())
+        lowest.set_protocol(ear)
+        lowest.set_write_buffer_limits(high=0)
+        try:
+            return await ear.heard
+        finally:
+            if not self.is_lost:
+                lowest.set_write_buffer_limits()
+                lowest.set_protocol(protocol)
+
+    def _below(self) -> asyncio.Transport | None:
+        """The transport that asyncio's TLS writes to, and has no public name for."""
+        below: asyncio.Transport | None = getattr(
+            getattr(self._transport, "_ssl_protocol", None), "_transport", None
+        )
+        return below
 
     def _waiting_bytes(self) -> int:
-        """What the kernel does not have yet. Below asyncio's TLS another transport keeps some, and tells nobody."""
+        """What the kernel does not have yet."""
         if self._transport is None or self.is_lost:
             return 0
-        below = getattr(getattr(self._transport, "_ssl_protocol", None), "_transport", None)
+        below = self._below()
         waiting: int = self._transport.get_write_buffer_size()
         return waiting + (below.get_write_buffer_size() if below is not None else 0)
 
