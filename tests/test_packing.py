@@ -56,7 +56,7 @@ def test_few_pieces_are_held(threads: int) -> None:
 
 def test_a_failure_on_a_thread_is_raised_here() -> None:
     """There is no level 99."""
-    with pytest.raises(ValueError, match="level|initialization"):
+    with pytest.raises(ValueError, match=r"level|initialization"):
         list(Packer(2).on_threads(iter(PIECES), 99, hashlib.sha256()))
 
 

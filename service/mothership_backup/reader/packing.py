@@ -18,7 +18,7 @@ from mothership_backup import deflate
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-_MOST_CHOSEN: Final = 8  # each holds a piece of up to 1 MiB, and its deflated form
+_MOST_CHOSEN: Final = 4  # hashing keeps up with no more; each holds a piece of 1 MiB, and its deflated form
 _AHEAD: Final = 2  # pieces that wait besides those in work: enough that no thread does
 
 
