@@ -3,19 +3,28 @@
 # make test                      lint, types, tests
 # make test-all                  the same, the cases that take minutes, and the tests without the extra `fast`
 # make torture MINUTES=30         the soak: load, faults, and every archive proved; a table at its end
+# make bench SIZE=1000 JSON=FILE  how fast, against the reference algorithm, of so many MB; a table, and JSON if wanted
+# make bench-scale                the curves: SCALE_SIZE= (MB), DATABASES=, FILES=, AT_ONCE=, and JSON=
 # Another interpreter: make PYTHON=python3.12 run
 
 PYTHON ?= python3
 PORT ?= 8080
 DATA ?=
 MINUTES ?= 30
+SIZE ?= 1000
+JSON ?=
+SCALE_SIZE ?= 8000
+DATABASES ?= 5000
+FILES ?= 70000
+AT_ONCE ?= 8
 
 # Errors only: warnings may name the package index.
 PIP := -m pip --disable-pip-version-check --no-input -qq
 SQLEAN := sqlean.py>=3.50.4; python_version < "3.15"
 ISAL := isal>=1.7
+bench-json = $(if $(JSON),--json '$(abspath $(JSON))')
 
-.PHONY: run test test-all torture clean
+.PHONY: run test test-all torture bench bench-scale clean
 .DELETE_ON_ERROR:
 
 run: .venv/.ready
@@ -39,6 +48,14 @@ test-all: test .venv-plain/.ready
 
 torture: .venv/.ready-test
 	@cd tests && ../.venv/bin/python -m torture.soak --minutes '$(MINUTES)'
+
+# The database of each size stays in the system's temporary directory for the next run.
+bench: .venv/.ready-test
+	@cd tests && ../.venv/bin/python -m benchmarks --size '$(SIZE)' $(bench-json)
+
+bench-scale: .venv/.ready-test
+	@cd tests && ../.venv/bin/python -m benchmarks --scale --scale-size '$(SCALE_SIZE)' \
+		--databases '$(DATABASES)' --files '$(FILES)' --at-once '$(AT_ONCE)' $(bench-json)
 
 clean:
 	rm -rf .venv .venv-plain .mypy_cache .pytest_cache .ruff_cache .hypothesis

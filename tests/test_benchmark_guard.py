@@ -1,0 +1,66 @@
+"""The service does not slip back: ratios to the reference in the same run, and bytes moved, which do not vary.
+
+The limits of time are 45 % of what a busy machine with two cores measured: only a large step crosses them.
+What is moved and called does not depend on the machine, and its limits are close.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.candidates import REFERENCE, WAYS, Served, in_the_ways, plain_server
+from benchmarks.databases import MB, in_use, make_sensors
+from benchmarks.rounds import Row, run_all
+from harness import serving
+
+pytestmark = [pytest.mark.long, pytest.mark.live_engine]
+
+SIZE_MB = 100
+ROUNDS = 3
+DEFLATE, STORED, CHECKED = WAYS
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
+    """By name; the same few seconds for all of them."""
+    folder = tmp_path_factory.mktemp("guard")
+    path = make_sensors(folder / "data" / "sensors.db", SIZE_MB)
+    with (
+        in_use(path),
+        plain_server(folder, "reference", path.parent) as reference,
+        serving(folder / "service", path.parent) as service,
+    ):
+        found = [Served(REFERENCE, reference, "/"), *in_the_ways(service)]
+        return {row.name: row for row in run_all(found, ROUNDS)}
+
+
+@pytest.mark.parametrize(("way", "least"), [(DEFLATE, 2.4), (STORED, 3.3), (CHECKED, 1.7)])
+def test_it_is_so_many_times_as_fast_as_the_reference(rows: dict[str, Row], way: str, least: float) -> None:
+    """The best of each."""
+    ratio = min(rows[REFERENCE].runs_seconds) / min(rows[way].runs_seconds)
+
+    assert ratio > least
+
+
+@pytest.mark.parametrize(("way", "most"), [(DEFLATE, 0.4), (STORED, 0.3), (CHECKED, 0.5)])
+def test_it_takes_so_much_of_the_references_cpu_time(rows: dict[str, Row], way: str, most: float) -> None:
+    """Service and reader together, to be deflated and sent."""
+    share = rows[way].cpu_seconds / rows[REFERENCE].cpu_seconds
+
+    assert share < most
+
+
+@pytest.mark.parametrize(("way", "most"), [(DEFLATE, 2.0), (STORED, 3.3), (CHECKED, 4.1)])
+def test_a_byte_is_read_and_written_so_often(rows: dict[str, Row], way: str, most: float) -> None:
+    """Once from the database, then what is sent into the pipe and out of it; a check reads all of it again, twice."""
+    moved = rows[way].moved_bytes / (SIZE_MB * MB)
+
+    assert moved < most
+
+
+@pytest.mark.parametrize(("way", "most"), [(DEFLATE, 280), (STORED, 280), (CHECKED, 820)])
+def test_a_megabyte_takes_so_many_calls(rows: dict[str, Row], way: str, most: int) -> None:
+    """SQLite reads page by page, 244 of 4096 bytes; everything else goes in large pieces."""
+    calls = rows[way].calls / SIZE_MB
+
+    assert calls < most
