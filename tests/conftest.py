@@ -12,7 +12,7 @@ import pytest
 
 pytest.register_assert_rewrite("clients", "harness", "processes", "writers")
 
-from harness import Config, MakeDatabase, Service, StartService, serving  # noqa: E402  # rewritten by now
+from harness import Config, MakeDatabase, Service, StartService, make_data_dir, serving  # noqa: E402  # rewritten by now
 
 __all__ = ["MakeDatabase", "StartService"]
 
@@ -50,13 +50,7 @@ def make_database() -> MakeDatabase:
 @pytest.fixture
 def data_dir(tmp_path: Path, make_database: MakeDatabase) -> Path:
     """A WAL database, a rollback-journal database, a floor plan."""
-    folder = tmp_path / "data"
-    make_database(folder / "events.db")
-    make_database(folder / "nodes.db", journal="delete", rows=200)
-    (folder / "floor_plan" / "attic").mkdir(parents=True)
-    (folder / "floor_plan" / "ground.svg").write_text("<svg>ground</svg>\n")
-    (folder / "floor_plan" / "attic" / "beams.json").write_text("{}\n")
-    return folder
+    return make_data_dir(tmp_path / "data", make_database)
 
 
 @pytest.fixture

@@ -303,5 +303,15 @@ class MakeDatabase(Protocol):
     ) -> Path: ...
 
 
+def make_data_dir(folder: Path, make_database: MakeDatabase) -> Path:
+    """A WAL database, a rollback-journal database, a floor plan."""
+    make_database(folder / "events.db")
+    make_database(folder / "nodes.db", journal="delete", rows=200)
+    (folder / "floor_plan" / "attic").mkdir(parents=True)
+    (folder / "floor_plan" / "ground.svg").write_text("<svg>ground</svg>\n")
+    (folder / "floor_plan" / "attic" / "beams.json").write_text("{}\n")
+    return folder
+
+
 class StartService(Protocol):
     def __call__(self, data_dir: Path, config: Config | None = None, *args: str) -> Service: ...

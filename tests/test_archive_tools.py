@@ -13,20 +13,29 @@ from pathlib import Path
 import pytest
 
 from clients import EXTRACTORS, by_unzip, files_below
-from harness import MakeDatabase, StartService, run, sha256, tool
+from harness import Archive, MakeDatabase, StartService, make_data_dir, run, serving, sha256, tool
 
 COMPRESSIONS = ("deflate", "stored")
 
 
-@pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_unzip_and_7z_find_the_archive_whole(
-    compression: str, data_dir: Path, tmp_path: Path, service: StartService
-) -> None:
-    """Their own tests, with not one warning."""
-    archive = service(data_dir).archive(f"compression={compression}").save(tmp_path / "b.zip")
+@pytest.fixture(scope="module", params=COMPRESSIONS)
+def archive(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, make_database: MakeDatabase
+) -> Archive:
+    """Of a directory like `data_dir`, and an empty file."""
+    folder = tmp_path_factory.mktemp(request.param)
+    data = make_data_dir(folder / "data", make_database)
+    (data / "floor_plan" / "empty.txt").touch()
+    with serving(folder, data) as service:
+        return service.archive(f"compression={request.param}")
 
-    unzip = run(tool("unzip"), "-t", archive)
-    seven = run(tool("7z"), "t", archive)
+
+def test_unzip_and_7z_find_the_archive_whole(archive: Archive, tmp_path: Path) -> None:
+    """Their own tests, with not one warning."""
+    path = archive.save(tmp_path / "b.zip")
+
+    unzip = run(tool("unzip"), "-t", path)
+    seven = run(tool("7z"), "t", path)
 
     assert unzip.returncode == 0, unzip.stdout
     assert "No errors detected" in unzip.stdout
@@ -35,19 +44,11 @@ def test_unzip_and_7z_find_the_archive_whole(
     assert "Warning" not in seven.stdout
 
 
-@pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("extract", EXTRACTORS)
 def test_every_tool_extracts_the_same_files(
-    extract: Callable[[Path, Path], None],
-    compression: str,
-    data_dir: Path,
-    tmp_path: Path,
-    service: StartService,
+    extract: Callable[[Path, Path], None], archive: Archive, tmp_path: Path
 ) -> None:
     """Byte for byte what the manifest's hashes say, and `sha256sum -c` agrees."""
-    (data_dir / "floor_plan" / "empty.txt").touch()
-    archive = service(data_dir).archive(f"compression={compression}")
-
     extract(archive.save(tmp_path / "b.zip"), tmp_path / "out")
     files = files_below(tmp_path / "out")
     checked = run(tool("sha256sum"), "--strict", "-c", "SHA256SUMS", cwd=tmp_path / "out")

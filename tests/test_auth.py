@@ -20,7 +20,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from clients import curl, wget
-from harness import Archive, Config, MakeDatabase, Service, hosting, run, serving
+from harness import Archive, Config, MakeDatabase, Service, drain, hosting, run, serving
 from mothership_backup import setup
 from mothership_backup.config import Auth as AuthSettings
 from mothership_backup.config import Settings
@@ -62,6 +62,20 @@ ENDPOINTS = (
     Endpoint("GET", "/api/backups/none", "status", 404),
     Endpoint("DELETE", "/api/backups/none", "backup", 404),
     Endpoint("PUT", "/api/backups", "status", 405),
+)
+SPILLS = (  # where a token may come besides its header
+    ("GET", "/api/backup"),
+    ("GET", "/api/backup?token={}"),
+    ("GET", "/api/backup?database={}"),
+    ("GET", "/api/backups/{}"),
+    ("GET", "/{}"),
+    ("POST", "/api/backup?{}"),
+)
+MALFORMED = (  # answered by aiohttp's parser, which tells who sent it what it was
+    "Authorization: Bearer {}\x01",
+    "Authorization Bearer {}",
+    "Authorization: Bearer {}\r\nX-Long: " + "x" * 9000,
+    "X-API-Key: {}" + "x" * 9000,
 )
 ALONE = (Endpoint("GET", "/metrics", "status"),)
 OPEN = ("/healthz", "/livez", "/readyz")
@@ -268,6 +282,44 @@ def test_no_token_in_a_query(service: Service, query: str) -> None:
     refused = ask(service, bearer(TOKENS["right"]), path=path)
     assert refused.status in (400, 404)
     assert TOKENS["right"].encode() not in refused.body
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_nothing_repeats_a_token(log_format: str, tmp_path: Path, data_dir: Path) -> None:
+    """Neither log nor metrics, neither an answer, an error's too, nor the history, as a list and as a file."""
+    config: Config = {
+        "auth": {"tokens": LINES},
+        "log": {"format": log_format, "level": "debug"},
+        "history": {"path": str(tmp_path / "history.db")},
+    }
+    secrets = [TOKENS["right"], TOKENS["status"], TOKENS["expired"], WRONG]
+    forms = [*secrets, *(basic(token).split()[1] for token in secrets), basic("", TOKENS["right"]).split()[1]]
+    with serving(tmp_path / "service", data_dir, config) as service:
+        answers = [
+            ask(service, bearer(token), method, path.format(token), next(places))
+            for token in secrets
+            for method, path in SPILLS
+        ]
+        answers += [
+            ask(service, headers)
+            for token in secrets
+            for headers in ({"Authorization": basic(token)}, {"X-API-Key": token})
+        ]
+        answers += [ask(service, bearer(WRONG)) for _ in range(21)]
+        for line in MALFORMED:
+            with service.connect(f"GET /api/backup HTTP/1.1\r\n{line.format(TOKENS['right'])}") as peer:
+                assert drain(peer)[0].split()[1] == b"400"
+        right = bearer(TOKENS["right"])
+        made = json.loads(ask(service, right, path="/api/backups?limit=100").body)["backups"]
+        answers += [ask(service, right, path=f"/api/backups/{backup['id']}") for backup in made]
+        answers += [ask(service, right, path=path) for path in ("/api/backups?limit=100", "/metrics")]
+
+    assert {200, 400, 401, 403, 404, 405, 429} <= {answer.status for answer in answers}
+    assert [backup["credential"] for backup in made] == ["right"] * len(made) != []
+    shown = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    shown += [f"{answer.headers}".encode() + answer.body for answer in answers]
+    for form in forms:
+        assert not [text for text in shown if form.encode() in text]
 
 
 def test_too_many_at_once(service: Service) -> None:

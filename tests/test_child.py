@@ -251,7 +251,8 @@ def test_a_hold_is_counted_from_the_pin_to_its_release(bank: Path) -> None:
 # The process around it.
 
 
-def test_nothing_adds_up_over_fifty_backups(large: Path) -> None:
+@pytest.mark.parametrize("count", [15, pytest.param(55, marks=pytest.mark.long)])
+def test_nothing_adds_up(count: int, large: Path) -> None:
     """Descriptors, threads and processes are where they were: after good ends, bad ends, and no end."""
 
     def left(run: Backup) -> None:
@@ -268,9 +269,9 @@ def test_nothing_adds_up_over_fifty_backups(large: Path) -> None:
 
     ends: list[Callable[[Backup], object]] = [take, left, killed, missing, take]
     counts = []
-    for number in range(55):
+    for number in range(count):
         ends[number % len(ends)](backup_of(large, compression="stored", strict=True))
-        if number in (4, 54):
+        if number in (4, count - 1):
             fds = len(os.listdir("/proc/self/fd"))
             counts.append((fds, threading.active_count(), len(children(os.getpid()))))
 

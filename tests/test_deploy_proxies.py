@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -18,9 +20,9 @@ import pytest
 from certificates import NEW_KEY, openssl
 from clients import SLOW, fetch_and
 from deployed import DEPLOY
-from harness import Archive, Config, Service, run, serving, tool
+from harness import Archive, Config, MakeDatabase, Service, run, serving, tool
 from mothership_backup.credentials import Credential, digest_of, new_token
-from processes import wait_until
+from processes import forget_peak_memory, peak_memory_bytes, wait_until
 from torture.proxies import free_port, is_old_caddy, listening, nginx
 
 NAME = "backup.example.org"
@@ -39,8 +41,11 @@ AUTH = {
         }.items()
     ]
 }
-TRUSTING: Config = {**SLOW, "auth": AUTH, "server": {"trusted_proxies": ["127.0.0.1"]}}
+FAST: Config = {"auth": AUTH, "server": {"trusted_proxies": ["127.0.0.1"]}}
+TRUSTING: Config = {**SLOW, **FAST}
 UNTRUSTING: Config = {"auth": AUTH}
+MIB = 1024**2
+GB = 10**9
 CUT = {"nginx": {18}, "haproxy": {18}, "caddy": {18, 92}}  # Caddy speaks HTTP/2, and 92 is a reset stream
 
 
@@ -190,6 +195,19 @@ def clients_of(service: Service) -> list[Any]:
     return [backup["client"] for backup in answer.json()["backups"]]
 
 
+def sent_now(service: Service) -> int:
+    """How much of the one backup that runs has left the service."""
+    (backup,) = service.request("/api/backups", headers={"X-API-Key": TOKENS["right"]}).json()["running"]
+    return int(backup["sent_bytes"])
+
+
+def peak_of(service: Service, words: list[str]) -> int:
+    """The most memory that the service took, while curl fetched this."""
+    forget_peak_memory(service.pid)
+    assert run(*words).returncode == 0
+    return peak_memory_bytes(service.pid)
+
+
 @pytest.fixture(params=PROXIES)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -259,6 +277,61 @@ class TestThroughEach:
         assert front.status("/api/status", *lies, token="away") == 403
         assert front.status("/api/status", "-H", "X-Forwarded-For: nonsense", token="here") == 200
         wait_until("the history", lambda: clients_of(service) == [CLIENT], 5)
+
+
+@pytest.fixture(scope="module")
+def gigabyte(tmp_path_factory: pytest.TempPathFactory, make_database: MakeDatabase) -> Iterator[Service]:
+    """Over a gigabyte that does not compress, in four databases."""
+    folder = tmp_path_factory.mktemp("gigabyte")
+    for number in range(4):
+        make_database(folder / "data" / f"{number}.db", rows=4_200, page_size=65536, random_bytes=64_000)
+    with serving(folder, folder / "data", FAST) as service:
+        yield service
+    shutil.rmtree(folder / "data")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("compression", ["deflate", "stored"])
+def test_a_gigabyte(compression: str, gigabyte: Service, tmp_path: Path, certificate: Certificate) -> None:
+    """Whole through each, in no more of the service's memory than without any of them."""
+    path = f"/api/backup?check=none&compression={compression}"
+    target = tmp_path / "x.zip"
+    direct = peak_of(gigabyte, Front(gigabyte.url, ()).curl(path, target, "-f"))
+
+    for name, make in PROXIES.items():
+        with fronting(make, tmp_path / name, gigabyte, certificate) as front:
+            peak = peak_of(gigabyte, front.curl(path, target, "-f"))
+        proof = run(sys.executable, "-m", "mothership_backup", "verify", "--check", "none", target)
+
+        assert proof.returncode == 0, proof.stderr
+        assert target.stat().st_size > GB
+        assert peak < direct + 16 * MIB
+    target.unlink()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("compression", ["deflate", "stored"])
+def test_a_slow_client(
+    compression: str, name: str, gigabyte: Service, tmp_path: Path, certificate: Certificate
+) -> None:
+    """Nobody holds the rest for it, in memory or in files: what the service has sent has almost come."""
+    target = tmp_path / "x.zip"
+    with fronting(PROXIES[name], tmp_path / "proxy", gigabyte, certificate) as front:
+        words = front.curl(f"/api/backup?check=none&compression={compression}", target, "--limit-rate", "8M")
+        forget_peak_memory(gigabyte.pid)
+        before = peak_memory_bytes(gigabyte.pid)
+        client = subprocess.Popen(words)
+        try:
+            wait_until("20 MiB", lambda: target.exists() and target.stat().st_size > 20 * MIB, 30)
+            sent_bytes = sent_now(gigabyte)
+            come_bytes = target.stat().st_size
+        finally:
+            client.kill()
+            client.wait()
+
+    assert sent_bytes - come_bytes < 32 * MIB
+    assert peak_memory_bytes(gigabyte.pid) < before + 16 * MIB
+    wait_until("the reader to be gone", lambda: not gigabyte.readers(), 5)
 
 
 @pytest.mark.long

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from clients import EXTRACTORS, files_below
+from clients import by_7z, by_bsdtar, by_python, by_unzip, files_below
 from harness import MakeDatabase, StartService, drain
 
 ODD = [
@@ -45,7 +45,10 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-@pytest.mark.parametrize("extract", EXTRACTORS)
+@pytest.mark.parametrize(
+    "extract",
+    [by_unzip, by_bsdtar, *(pytest.param(tool, marks=pytest.mark.long) for tool in (by_7z, by_python))],
+)
 def test_odd_names_arrive_with_the_right_content(
     extract: Callable[[Path, Path], None], tmp_path: Path, service: StartService
 ) -> None:

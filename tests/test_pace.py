@@ -86,6 +86,7 @@ def test_no_silence_while_a_check_takes_seconds(tmp_path: Path, service: StartSe
     no_silence(running, 6)
 
 
+@pytest.mark.long  # `test_throttle.py` has a shorter one
 def test_no_silence_while_the_reading_is_slow(
     tmp_path: Path, make_database: MakeDatabase, service: StartService
 ) -> None:

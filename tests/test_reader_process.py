@@ -72,6 +72,7 @@ def test_it_runs_gently_and_apart(
     assert living not in ("Z", "")
 
 
+@pytest.mark.long  # `test_throttle.py` has a shorter one
 def test_the_reading_is_throttled_when_asked(
     tmp_path: Path, make_database: MakeDatabase, service: StartService
 ) -> None:

@@ -39,7 +39,7 @@ def kill_in_mid_transaction(path: Path) -> None:
         process.kill()
 
 
-@pytest.mark.parametrize("compression", ["deflate", "stored"])
+@pytest.mark.parametrize("compression", [pytest.param("deflate", marks=pytest.mark.long), "stored"])
 def test_what_a_killed_writer_committed_is_there(
     compression: str, tmp_path: Path, service: StartService
 ) -> None:

@@ -96,6 +96,7 @@ def test_a_disk_that_fills_while_it_is_copied_to(tmp_path: Path, make_database: 
     assert left == []
 
 
+@pytest.mark.long
 @pytest.mark.live_engine
 def test_a_full_data_disk_stops_no_backup_and_no_writer_for_long(
     tmp_path: Path, make_database: MakeDatabase, service: StartService
@@ -190,7 +191,7 @@ Path(sys.argv[2]).write_bytes(archive.data)
 """
 
 
-@pytest.mark.parametrize("jump", [DAY, -DAY])
+@pytest.mark.parametrize("jump", [pytest.param(DAY, marks=pytest.mark.long), -DAY])
 def test_a_clock_that_jumps_a_day_in_mid_stream(
     jump: int, tmp_path: Path, make_database: MakeDatabase
 ) -> None:

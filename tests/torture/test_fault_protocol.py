@@ -206,7 +206,14 @@ def test_a_reader_that_says_something_else(
     assert not children(os.getpid())
 
 
-@pytest.mark.parametrize("after", ["nothing", "a plan", "a piece", "an entry", "the last entry"])
+@pytest.mark.parametrize(
+    "after",
+    [
+        "a plan",
+        "the last entry",
+        *(pytest.param(after, marks=pytest.mark.long) for after in ("nothing", "a piece", "an entry")),
+    ],
+)
 def test_a_reader_that_hangs(
     after: str, said: tuple[str, Said], data: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:

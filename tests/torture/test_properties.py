@@ -91,6 +91,7 @@ def plant(path: Path, kind: str, seeds: Mapping[str, Path]) -> bool:
     return True
 
 
+@pytest.mark.long
 @pytest.mark.live_engine  # compares with the files byte for byte, which a copy by the backup API is not
 @few
 @given(tree=st.lists(named, max_size=8), compression=st.sampled_from(["deflate", "stored"]))
@@ -190,7 +191,7 @@ def test_a_configuration_round_trips(chosen: list[tuple[tuple[str, str], Any]]) 
 # An archive that was cut.
 
 
-@pytest.fixture(scope="module", params=["deflate", "stored"])
+@pytest.fixture(scope="module", params=[pytest.param("deflate", marks=pytest.mark.long), "stored"])
 def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     data = tmp_path_factory.mktemp("cut") / "data"
     (data / "floor_plan").mkdir(parents=True)

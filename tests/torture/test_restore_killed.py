@@ -103,7 +103,7 @@ def forker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forker]:
         yield running
 
 
-@pytest.fixture(params=["names", "folder"])
+@pytest.fixture(params=["folder", pytest.param("names", marks=pytest.mark.long)])
 def ground(request: pytest.FixtureRequest, tmp_path: Path, make_database: MakeDatabase) -> Ground:
     """By both ways: what is not in the archive keeps a directory from being exchanged as a whole."""
     return Ground(tmp_path, make_database, keeper=request.param == "names")
