@@ -170,7 +170,7 @@ class Connection:
         lowest = self._below() or transport
         protocol = lowest.get_protocol()
         kind = _TlsEar if isinstance(protocol, asyncio.BufferedProtocol) else _PlainEar
-        ear = kind(protocol, lambda: not self._waiting_bytes())
+        ear = kind(protocol, lambda: not self._buffered_bytes(transport))
         lowest.set_protocol(ear)
         lowest.set_write_buffer_limits(high=0)
         try:
@@ -188,11 +188,12 @@ class Connection:
         return below
 
     def _waiting_bytes(self) -> int:
-        """What the kernel does not have yet."""
-        if self._transport is None or self.is_lost:
-            return 0
+        """What the kernel does not have yet, and will get."""
+        return 0 if self._transport is None or self.is_lost else self._buffered_bytes(self._transport)
+
+    def _buffered_bytes(self, transport: asyncio.Transport) -> int:
         below = self._below()
-        waiting: int = self._transport.get_write_buffer_size()
+        waiting: int = transport.get_write_buffer_size()
         return waiting + (below.get_write_buffer_size() if below is not None else 0)
 
     def _has_ended(self) -> bool:
