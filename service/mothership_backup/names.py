@@ -79,6 +79,8 @@ def all_names(paths: Iterable[str]) -> list[str]:
 
 
 def _safe(component: str) -> str:
+    if component.isascii() and component.isprintable() and "\\" not in component:
+        return _fit(component, "")  # as nearly all of 70,000 are
     name = "".join(char if _is_safe(char) else _escape(char) for char in component)
     return _fit(name, "")
 
@@ -104,4 +106,4 @@ def _fit(name: str, mark: str) -> str:
 
 
 def _key(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
