@@ -29,8 +29,10 @@ def bench(*arguments: str | Path) -> Done:
 
 
 @pytest.mark.long
-def test_every_candidate_has_its_numbers(tmp_path: Path) -> None:
+def test_every_candidate_has_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the table and in the JSON; a tool that is not installed is named instead."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # the database is not to stay
+
     done = bench("--size", "2", "--rounds", "1", "--seconds", "0.2", "--json", tmp_path / "bench.json")
 
     document = json.loads((tmp_path / "bench.json").read_text())

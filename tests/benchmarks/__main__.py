@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import description
-from benchmarks.rounds import compare
+from benchmarks.rounds import compare, tell
 from benchmarks.scale import Scale, curves
 from benchmarks.table import comparison_table, scale_table
 
@@ -27,7 +27,7 @@ def main() -> int:
         scale = Scale(given.scale_size, given.databases, given.files, given.at_once)
         points = []
         for point in curves(scale):
-            print(f"{point.name}: {point.seconds:.2f} s", file=sys.stderr, flush=True)
+            tell(f"{point.name}: {point.seconds:.2f} s")
             points.append(point)
         document["scale"] = [dataclasses.asdict(point) for point in points]
         print("\n".join(scale_table(points)))

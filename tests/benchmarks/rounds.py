@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -60,6 +61,11 @@ class Comparison:
     """The median for a data directory of 1 MB, by the defaults."""
 
 
+def tell(text: str) -> None:
+    """A line for who waits; the table alone goes to stdout."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def compare(size_mb: float, rounds: int, seconds: float) -> Comparison:
     """`seconds`: how long each bystander is watched, at least."""
     data = kept_sensors(size_mb)
@@ -81,6 +87,7 @@ def run_all(found: Sequence[Candidate], rounds: int) -> list[Row]:
     for _ in range(rounds):
         for candidate in able:
             runs[candidate.name].append(candidate.run())
+            tell(f"{candidate.name}: {runs[candidate.name][-1].seconds:.2f} s")
     rows = [_row(candidate, runs.get(candidate.name, [])) for candidate in found]
     for row in rows:
         row.times_reference = rows[0].seconds / row.seconds if row.seconds else 0.0
@@ -113,6 +120,7 @@ def _add_bystanders(found: list[Candidate], rows: list[Row], database: Path, sec
     with Bystander("ask", port) as idle:
         time.sleep(seconds)
     for candidate, row in of_service:
+        tell(f"{candidate.name}: its bystanders")
         with Bystander("ask", port) as asking:
             list(_again_and_again(candidate, seconds))
         row.endpoints = Compared(asking.latency, idle.latency)
