@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from harness import MakeDatabase
 from mothership_backup import deflate
 from mothership_backup.reader.packing import Packer, one_by_one
 from support import archive_of
@@ -71,13 +70,15 @@ def test_a_source_that_fails_is_raised_here() -> None:
         list(Packer(2).on_threads(broken(), 1, hashlib.sha256()))
 
 
-def test_the_archive_is_the_same(tmp_path: Path, make_database: MakeDatabase) -> None:
+def test_the_archive_is_the_same(tmp_path: Path) -> None:
     """To the last byte of its entries, and whole."""
-    make_database(tmp_path / "data" / "events.db", rows=6000, random_bytes=900)
+    large = tmp_path / "data" / "floor_plan" / "large.svg"
+    large.parent.mkdir(parents=True)
+    large.write_bytes(WHOLE + random.Random(0).randbytes(5_000_000))
 
     first, second = (archive_of(tmp_path / "data", {"limits": {"threads": threads}}) for threads in (1, 5))
 
     end = first.data.index(b"VERSION")
-    assert end > 4 * 1024 * 1024
+    assert end > 5_000_000
     assert first.data[:end] == second.data[:end]
     assert first.manifest["complete"] is True
