@@ -1,6 +1,6 @@
 """The service does not slip back: ratios to the reference in the same run, and bytes moved, which do not vary.
 
-The limits of time are 45 % of what a busy machine with two cores measured: only a large step crosses them.
+The limits of time are 40 % of what a quiet machine with two cores measured: only a large step crosses them.
 What is moved and called does not depend on the machine, and its limits are close.
 """
 
@@ -34,7 +34,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
         return {row.name: row for row in run_all(found, ROUNDS)}
 
 
-@pytest.mark.parametrize(("way", "least"), [(DEFLATE, 2.4), (STORED, 3.3), (CHECKED, 1.7)])
+@pytest.mark.parametrize(("way", "least"), [(DEFLATE, 3.0), (STORED, 4.0), (CHECKED, 2.2)])
 def test_it_is_so_many_times_as_fast_as_the_reference(rows: dict[str, Row], way: str, least: float) -> None:
     """The best of each."""
     ratio = min(rows[REFERENCE].runs_seconds) / min(rows[way].runs_seconds)
