@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,8 @@ def has_dbpage() -> bool:
 def engines(manifest: Mapping[str, Any]) -> dict[str, str]:
     """Name -> engine of every database in the archive."""
     return {s["name"]: s["engine"] for s in manifest["sources"] if "engine" in s and s["kind"] == "database"}
+
+
+def each_look_is_due() -> Callable[[], float]:
+    """A clock that goes on by a second whenever it is looked at."""
+    return count(1).__next__

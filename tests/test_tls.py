@@ -25,17 +25,7 @@ from mothership_backup.cli.tls import server_context
 from mothership_backup.config import Data, Server, Settings
 from mothership_backup.errors import ConfigError
 from processes import wait_until
-
-
-class Clock:
-    """Each look is due."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        self.now += 1
-        return self.now
+from support import each_look_is_due
 
 
 class Issued(NamedTuple):
@@ -241,7 +231,7 @@ def test_a_broken_pair_keeps_the_old_one(
 ) -> None:
     """Told once; the next good one counts."""
     cert, key = (Path(shutil.copy(issued.first, tmp_path / name)) for name in ("cert.pem", "key.pem"))
-    context = server_context(Server(tls_cert=str(cert), tls_key=str(key)), Clock())
+    context = server_context(Server(tls_cert=str(cert), tls_key=str(key)), each_look_is_due())
     assert context is not None
     client = issued.ours.client()
 
@@ -265,7 +255,7 @@ def test_an_authority_that_was_removed(issued: Issued, tmp_path: Path) -> None:
     """Its certificates open nothing any more, in a session of before neither."""
     authorities = Path(shutil.copy(issued.others.file, tmp_path / "authorities.pem"))
     server = Server(tls_cert=str(issued.first), tls_client_ca=str(authorities))
-    context = server_context(server, Clock())
+    context = server_context(server, each_look_is_due())
     assert context is not None
     theirs, ours = issued.ours.client(issued.foreign), issued.ours.client(issued.second)
 

@@ -11,18 +11,10 @@ import pytest
 
 from mothership_backup.errors import ConfigError
 from mothership_backup.web.tokens_file import MAX_BYTES, TokensFile
+from support import each_look_is_due
 
 ONE = f"one:sha256:{'11' * 32}\n"
 TWO = f"two:sha256:{'22' * 32}:scope=status\n"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        self.now += 1
-        return self.now
 
 
 @pytest.fixture
@@ -43,7 +35,7 @@ def test_lines_and_comments(path: Path) -> None:
 
 def test_a_change_counts_within_a_second(path: Path) -> None:
     """Written in place, replaced by a rename, emptied."""
-    file = TokensFile(path, Clock())
+    file = TokensFile(path, each_look_is_due())
 
     path.write_text(ONE + TWO)
     assert names(file) == ["one", "two"]
@@ -65,7 +57,7 @@ def test_it_is_not_looked_at_for_each_request(path: Path) -> None:
 @pytest.mark.parametrize("spoilt", [TWO + "three:sha256:33", "\xff", "x" * MAX_BYTES + "\n"])
 def test_a_malformed_list_is_not_taken(path: Path, spoilt: str, caplog: pytest.LogCaptureFixture) -> None:
     """The last good one stays, told once, and the next good one counts."""
-    file = TokensFile(path, Clock())
+    file = TokensFile(path, each_look_is_due())
     path.write_bytes(spoilt.encode("latin-1") + b"\n")
 
     with caplog.at_level(logging.INFO):
@@ -83,7 +75,7 @@ def test_a_malformed_list_is_not_taken(path: Path, spoilt: str, caplog: pytest.L
 
 def test_a_file_that_is_gone_is_no_empty_one(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Nor is a folder in its place."""
-    file = TokensFile(path, Clock())
+    file = TokensFile(path, each_look_is_due())
     path.unlink()
     assert names(file) == ["one"]
     path.mkdir()
@@ -97,7 +89,7 @@ def test_a_file_that_is_gone_is_no_empty_one(path: Path, caplog: pytest.LogCaptu
 
 def test_a_line_without_its_end_may_be_half_a_line(path: Path) -> None:
     """`:scope=status` may still be on its way; a second later it is what somebody meant."""
-    file = TokensFile(path, Clock())
+    file = TokensFile(path, each_look_is_due())
     path.write_text(TWO.partition(":scope")[0])
     assert names(file) == ["one"]
 

@@ -37,7 +37,7 @@ class Packer:
         """``threads`` deflate; 0 chooses: one less than this process has cores, for whoever runs beside it."""
         self._threads = threads or min(max(1, _cores() - 1), _MOST_CHOSEN)
         self._to_hash: SimpleQueue[_Job] = SimpleQueue()
-        self._to_pack: SimpleQueue[_Job] = SimpleQueue()
+        self._to_pack: SimpleQueue[tuple[_Job, int]] = SimpleQueue()
         self._are_running = False
 
     def on_threads(self, pieces: Iterator[bytes], level: int | None, sha256: _Hash) -> Iterator[Piece]:
@@ -50,11 +50,11 @@ class Packer:
         crc = 0
         for data in pieces:
             crc = deflate.crc32(data, crc)
-            job = _Job(data, crc, level, sha256)
+            job = _Job(data, crc, sha256, is_packed=level is None)
             jobs.append(job)
             self._to_hash.put(job)
             if level is not None:
-                self._to_pack.put(job)
+                self._to_pack.put((job, level))
             while jobs and (len(jobs) >= self._threads + _AHEAD or jobs[0].is_done):
                 yield jobs.popleft().wait()
         while jobs:
@@ -74,7 +74,8 @@ class Packer:
 
     def _pack(self) -> None:
         while True:
-            self._to_pack.get().pack()
+            job, level = self._to_pack.get()
+            job.pack(level)
 
 
 def one_by_one(pieces: Iterator[bytes], level: int | None, sha256: _Hash) -> Iterator[Piece]:
@@ -96,10 +97,9 @@ def _cores() -> int:
 class _Job:
     """One piece, on two threads at once."""
 
-    def __init__(self, data: bytes, crc: int, level: int | None, sha256: _Hash) -> None:
+    def __init__(self, data: bytes, crc: int, sha256: _Hash, *, is_packed: bool) -> None:
         self._data = data
         self._crc = crc
-        self._level = level
         self._sha256 = sha256
         self._packed = data
         self._error: BaseException | None = None
@@ -107,7 +107,7 @@ class _Job:
         self._is_hashed = threading.Lock()
         self._is_hashed.acquire()
         self._is_packed = threading.Lock()
-        if level is not None:
+        if not is_packed:
             self._is_packed.acquire()
 
     @property
@@ -118,9 +118,9 @@ class _Job:
         self._sha256.update(self._data)
         self._is_hashed.release()
 
-    def pack(self) -> None:
+    def pack(self, level: int) -> None:
         try:
-            self._packed = deflate.pack(self._data, self._level or 1)
+            self._packed = deflate.pack(self._data, level)
         except BaseException as error:  # raised again by whoever waits
             self._error = error
         self._is_packed.release()
