@@ -233,7 +233,8 @@ def test_r9_a_line_per_database_and_one_per_backup_with_its_duration(
 
     backup_id = running.request().headers["x-backup-id"]
 
-    wait_until("the backup's line", lambda: backup_id in running.log())
+    # Its databases' lines bear the id as well, and come before.
+    wait_until("the backup's line", lambda: f"{backup_id}: complete" in running.log())
     lines = [line for line in running.log().splitlines() if "curl" not in line]
     assert [line for line in lines if "events.db" in line]
     assert [line for line in lines if "nodes.db" in line]
