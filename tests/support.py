@@ -17,8 +17,8 @@ from mothership_backup import backup, frames
 from mothership_backup.backup import Backup, Options
 from mothership_backup.child import ReaderProcess
 from mothership_backup.config import Settings
+from mothership_backup.decoder import Frame
 from mothership_backup.errors import BackupError
-from mothership_backup.frames import Frame
 from mothership_backup.manifest import Engine, Manifest, Plan, read_sources
 from mothership_backup.reader.request import Request
 
@@ -53,7 +53,8 @@ def backup_of(data_dir: Path, config: Config | None = None, **options: Any) -> B
 def request_for(data_dir: Path, config: Config | None = None, **fields: Any) -> Request:
     """What the service would ask its reader for; ``fields`` are the request's own."""
     settings = settings_for(data_dir, config)
-    return backup._request("backup", settings, Options.of(settings))._replace(**fields)
+    request = backup._request("backup", settings, Options.of(settings))
+    return Request(**(vars(request) | fields))
 
 
 def take(run: Backup) -> Archive:

@@ -23,8 +23,8 @@ from zipstream.ng import ZIP64_ESTIMATE_FACTOR, ZIP64_LIMIT
 from harness import run, tool
 from mothership_backup import frames
 from mothership_backup.archive import Archive, stored_length
+from mothership_backup.decoder import Frame
 from mothership_backup.errors import ReaderError
-from mothership_backup.frames import Frame
 from mothership_backup.manifest import Plan
 from support import INSTANT, described, manifest_of, planned
 

@@ -13,8 +13,8 @@ import pytest
 from drive import EXTRA, drive
 from harness import Config, MakeDatabase
 from mothership_backup import frames
+from mothership_backup.decoder import Frame
 from mothership_backup.errors import CutError
-from mothership_backup.frames import Frame
 from support import (
     archive_of,
     backup_of,

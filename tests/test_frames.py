@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mothership_backup import frames
-from mothership_backup.frames import DATA, HEADER, MAX_PAYLOAD_BYTES, Decoder, Frame, ProtocolError
+from mothership_backup.decoder import Decoder, Frame
+from mothership_backup.frames import DATA, HEADER, MAX_PAYLOAD_BYTES, ProtocolError
 from mothership_backup.reader.output import FrameWriter
 
 DOCUMENT_TYPES = [kind for kind in range(frames.PLAN, frames.END + 1) if kind != DATA]

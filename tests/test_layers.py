@@ -24,6 +24,7 @@ LAYERS: Final = {
     "place": 0,
     "credentials": 0,
     "config": 1,
+    "decoder": 1,
     "manifest": 1,
     "reader": 2,
     "archive": 3,

@@ -32,8 +32,8 @@ from zipstream.ng import (
 )
 
 from mothership_backup import deflate, frames
+from mothership_backup.decoder import Frame
 from mothership_backup.errors import CutError, IncompleteError, ReaderError
-from mothership_backup.frames import Frame
 from mothership_backup.manifest import Manifest, Plan, Source
 
 Chunk = bytes | memoryview

@@ -26,6 +26,7 @@ from mothership_backup import __version__, frames
 from mothership_backup.archive import Archive, Chunk, PinCost
 from mothership_backup.child import ReaderProcess
 from mothership_backup.config import Settings
+from mothership_backup.decoder import Frame
 from mothership_backup.errors import (
     BackupError,
     BusyError,
@@ -38,7 +39,7 @@ from mothership_backup.errors import (
     ReaderError,
     TooManyDatabasesError,
 )
-from mothership_backup.frames import Frame, ProtocolError
+from mothership_backup.frames import ProtocolError
 from mothership_backup.manifest import Engine, Manifest, Plan, read_sources
 from mothership_backup.reader.request import Request
 

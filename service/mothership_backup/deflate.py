@@ -9,7 +9,20 @@ from __future__ import annotations
 
 import zlib
 from types import ModuleType
-from typing import Final, Protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, Protocol
+
+    class Unpacker(Protocol):
+        """What zlib and isal call a decompression object."""
+
+        eof: bool
+        unused_data: bytes
+        unconsumed_tail: bytes
+
+        def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
 
 isal_zlib: ModuleType | None
 try:
@@ -42,16 +55,6 @@ def crc32(block: bytes, before: int = 0) -> int:
     if isal_zlib is not None:
         return int(isal_zlib.crc32(block, before))
     return zlib.crc32(block, before)
-
-
-class Unpacker(Protocol):
-    """What zlib and isal call a decompression object."""
-
-    eof: bool
-    unused_data: bytes
-    unconsumed_tail: bytes
-
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
 def unpacker() -> Unpacker:

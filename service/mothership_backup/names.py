@@ -7,7 +7,10 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 RESERVED: Final = ("VERSION", "MANIFEST.json", "SHA256SUMS")
 RESTORE_JOURNAL: Final = ".restore-in-progress"

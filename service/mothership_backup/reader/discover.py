@@ -10,11 +10,14 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 from mothership_backup.errors import DataDirError, SourceError
 from mothership_backup.names import RESTORE_FOLDER, RESTORE_JOURNAL
 from mothership_backup.reader.source import DATABASE, FILE, FOLDER, LINK, OTHER, Source
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 SIDECARS: Final = ("-wal", "-shm", "-journal")
 _MAGIC: Final = b"SQLite format 3\x00"

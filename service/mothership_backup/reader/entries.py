@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import Any, Final
 
 from mothership_backup import frames
 from mothership_backup.errors import ReaderError, SourceError
@@ -23,6 +22,10 @@ from mothership_backup.reader.output import FrameWriter
 from mothership_backup.reader.request import Request
 from mothership_backup.reader.source import DATABASE, IMMUTABLE, LIVE, Source
 from mothership_backup.reader.staging import StagedCopy, Stager
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 _WORTH_THREADS_BYTES: Final = 1024 * 1024  # below it there is one piece
 

@@ -18,13 +18,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
 
 from mothership_backup.errors import SourceError
 from mothership_backup.reader import sqlite
 from mothership_backup.reader.request import Request
 from mothership_backup.reader.source import COPIED, IMMUTABLE, LIVE, STAGED, Source
 from mothership_backup.reader.watch import Watch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 _MAX_TRIES: Final = 20
 _MAX_TRY_SECONDS: Final = 0.2
@@ -89,12 +92,13 @@ class Pin:
             self.connection.execute("ROLLBACK")
 
 
-class Instant(NamedTuple):
+class Instant:
     """When the pins of a wave were set, and whether nobody committed meanwhile."""
 
-    is_exact: bool
-    first_pinned_at: str
-    last_pinned_at: str
+    def __init__(self, first_pinned_at: str, last_pinned_at: str, *, is_exact: bool) -> None:
+        self.is_exact = is_exact
+        self.first_pinned_at = first_pinned_at
+        self.last_pinned_at = last_pinned_at
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -137,7 +141,7 @@ class Pinner:
             self.release_twin(pins[path])
             self.release(pins.pop(path))
         if self._wanted_engine == STAGED and sum(source.is_wal for source in sources) > 1:
-            instant = instant._replace(is_exact=False)
+            instant.is_exact = False
         return pins, instant
 
     def describe_cost(self) -> dict[str, Any]:
@@ -279,7 +283,7 @@ class Pinner:
             for pin, witness in zip(pins, witnesses, strict=False):
                 if pin.twin is not witness:
                     witness.close()
-        return Instant(is_exact, began, ended)
+        return Instant(began, ended, is_exact=is_exact)
 
     def _worth_a_twin(self, pins: list[Pin]) -> list[Pin]:
         """The largest of those whose pages are read while it would be checked."""

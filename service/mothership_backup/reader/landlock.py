@@ -10,7 +10,10 @@ import ctypes
 import os
 import struct
 import sys
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _CREATE_RULESET: Final = 444  # the same numbers on every architecture
 _RESTRICT_SELF: Final = 446

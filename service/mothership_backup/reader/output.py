@@ -7,9 +7,12 @@ import os
 import threading
 import time
 from contextlib import suppress
-from typing import Any, Final
 
 from mothership_backup import frames
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 _PIPE_BYTES: Final = 1024 * 1024  # the most that an unprivileged process may ask for
 

@@ -11,23 +11,18 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mothership_backup import deflate
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hashlib import _Hash
+    from typing import Final
+
+    Piece = tuple[bytes, int, int]  # what goes out, its size before packing, the CRC of the entry up to here
 
 _MOST_CHOSEN: Final = 4  # hashing keeps up with no more; each holds a piece of 1 MiB, and its deflated form
 _AHEAD: Final = 2  # pieces that wait besides those in work: enough that no thread does
-
-
-class Piece(NamedTuple):
-    """What goes out: ``size_bytes`` before packing, ``crc`` of the entry up to here."""
-
-    data: bytes
-    size_bytes: int
-    crc: int
 
 
 class Packer:
@@ -84,7 +79,7 @@ def one_by_one(pieces: Iterator[bytes], level: int | None, sha256: _Hash) -> Ite
     for data in pieces:
         crc = deflate.crc32(data, crc)
         sha256.update(data)
-        yield Piece(data if level is None else deflate.pack(data, level), len(data), crc)
+        yield (data if level is None else deflate.pack(data, level), len(data), crc)
 
 
 def _cores() -> int:
@@ -130,4 +125,4 @@ class _Job:
         self._is_packed.acquire()
         if self._error is not None:
             raise self._error
-        return Piece(self._packed, len(self._data), self._crc)
+        return (self._packed, len(self._data), self._crc)

@@ -10,7 +10,6 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from mothership_backup.deflate import BLOCK_BYTES
 from mothership_backup.errors import ReaderError
@@ -27,11 +26,12 @@ _MAX_FINDINGS = 5
 _MAX_TEXT = 120
 
 
-class Verdict(NamedTuple):
+class Verdict:
     """What a check found; ``text`` is SQLite's own, shortened."""
 
-    word: str
-    text: str = ""
+    def __init__(self, word: str, text: str = "") -> None:
+        self.word = word
+        self.text = text
 
 
 def blocks(connection: sqlite3.Connection, source: Source) -> Iterator[bytes]:

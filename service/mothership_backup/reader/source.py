@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Final
 
 from mothership_backup.errors import SourceError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 DATABASE: Final = "database"
 FILE: Final = "file"

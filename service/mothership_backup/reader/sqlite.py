@@ -8,9 +8,12 @@ from __future__ import annotations
 import os
 import sqlite3
 from types import ModuleType
-from typing import Final, NamedTuple
 
 from mothership_backup.errors import SourceError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 BUSY: Final = (5, 6)  # SQLITE_BUSY, SQLITE_LOCKED, without their extensions
 DAMAGED: Final = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB
@@ -21,11 +24,12 @@ _INTERRUPTED: Final = 9
 _SAFE_BYTES: Final = frozenset(b"/-._~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
-class Library(NamedTuple):
+class Library:
     """A SQLite at hand."""
 
-    module: ModuleType
-    has_dbpage: bool
+    def __init__(self, module: ModuleType, *, has_dbpage: bool) -> None:
+        self.module = module
+        self.has_dbpage = has_dbpage
 
     @property
     def version(self) -> str:
@@ -35,12 +39,12 @@ class Library(NamedTuple):
 def choose_library() -> Library:
     """The standard library's SQLite if it has `sqlite_dbpage`, else sqlean.py's, else the first without it."""
     if _has_dbpage(sqlite3):
-        return Library(sqlite3, True)
+        return Library(sqlite3, has_dbpage=True)
     try:
         import sqlean
     except ImportError:
-        return Library(sqlite3, False)
-    return Library(sqlean, True) if _has_dbpage(sqlean) else Library(sqlite3, False)
+        return Library(sqlite3, has_dbpage=False)
+    return Library(sqlean, has_dbpage=True) if _has_dbpage(sqlean) else Library(sqlite3, has_dbpage=False)
 
 
 def _has_dbpage(module: ModuleType) -> bool:

@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Final
 
 from mothership_backup.deflate import BLOCK_BYTES
 from mothership_backup.errors import ReaderError, SourceError
@@ -28,6 +27,10 @@ from mothership_backup.reader.instant import Pin, look_for_cut, read_properties,
 from mothership_backup.reader.request import Request
 from mothership_backup.reader.source import COPIED, Source
 from mothership_backup.reader.watch import Watch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _RETRY_SECONDS: Final = 0.01
 _PAGES_PER_STEP: Final = 256

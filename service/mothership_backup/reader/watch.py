@@ -11,21 +11,18 @@ import select
 import sys
 import threading
 import time
-from typing import Final, NoReturn, Protocol
 
 from mothership_backup import frames
 from mothership_backup.reader.request import Request
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, NoReturn
+
+    from mothership_backup.reader.instant import Pin
+
 _TICK_SECONDS: Final = 1.0
 _LOCK_GRACE_SECONDS: Final = 2.0
-
-
-class Watched(Protocol):
-    """A pinned database: what its pin costs its application."""
-
-    wal_path: str
-    wal_bytes: int
-    held_since: float  # time.monotonic()
 
 
 class Watch:
@@ -33,7 +30,7 @@ class Watch:
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        self._held: set[Watched] = set()
+        self._held: set[Pin] = set()
         self._lock = threading.Lock()
         self.longest_pin_seconds = 0.0
         self.largest_growth_bytes = 0  # of a WAL while its database was pinned
@@ -41,11 +38,11 @@ class Watch:
         self._parent = _open_parent(request.parent_pid)
         threading.Thread(target=self._run, name="watch", daemon=True).start()
 
-    def hold(self, pin: Watched) -> None:
+    def hold(self, pin: Pin) -> None:
         with self._lock:
             self._held.add(pin)
 
-    def release(self, pin: Watched) -> None:
+    def release(self, pin: Pin) -> None:
         growth_bytes = _size(pin.wal_path) - pin.wal_bytes  # a dead disk must not keep the lock
         held_seconds = time.monotonic() - pin.held_since
         with self._lock:
