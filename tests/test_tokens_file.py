@@ -54,7 +54,7 @@ def test_it_is_not_looked_at_for_each_request(path: Path) -> None:
     assert names(file) == ["one"]
 
 
-@pytest.mark.parametrize("spoilt", [TWO + "three:sha256:33", "\xff", "x" * MAX_BYTES + "\n"])
+@pytest.mark.parametrize("spoilt", [TWO + "three:sha256:secret", "\xff", "x" * MAX_BYTES + "\n"])
 def test_a_malformed_list_is_not_taken(path: Path, spoilt: str, caplog: pytest.LogCaptureFixture) -> None:
     """The last good one stays, told once, and the next good one counts."""
     file = TokensFile(path, each_look_is_due())
@@ -70,7 +70,7 @@ def test_a_malformed_list_is_not_taken(path: Path, spoilt: str, caplog: pytest.L
     errors = [record.message for record in caplog.records if record.levelno == logging.ERROR]
     assert len(errors) == 1
     assert "the last good list stays, 1 credentials" in errors[0]
-    assert "33" not in errors[0]
+    assert "secret" not in errors[0]
 
 
 def test_a_file_that_is_gone_is_no_empty_one(path: Path, caplog: pytest.LogCaptureFixture) -> None:
