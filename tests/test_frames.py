@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
+import select
 import threading
 from contextlib import closing
 from itertools import pairwise
@@ -37,6 +39,16 @@ def encode(item: tuple[Any, ...]) -> bytes:
     return frames.data_header(len(packed), size_bytes, crc) + bytes(packed)
 
 
+def fill(decoder: Decoder, data: memoryview) -> int:
+    """What `readv` would do, had the pipe ``data``."""
+    count = 0
+    for buffer in decoder.buffers:
+        piece = data[count : count + len(buffer)]
+        buffer[: len(piece)] = piece
+        count += len(piece)
+    return count
+
+
 def decode(data: bytes, cuts: list[int]) -> list[Frame]:
     """As `readv` gives them: never more than the decoder's buffer holds."""
     decoder = Decoder()
@@ -44,11 +56,9 @@ def decode(data: bytes, cuts: list[int]) -> list[Frame]:
     for begin, end in pairwise([0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]):
         rest = memoryview(data)[begin:end]
         while rest:
-            count = min(len(rest), len(decoder.buffer))
-            decoder.buffer[:count] = rest[:count]
+            count = fill(decoder, rest)
             rest = rest[count:]
-            frame = decoder.advance(count)
-            found += [] if frame is None else [frame]
+            found += decoder.advance(count)
     assert decoder.is_between_frames
     return found
 
@@ -125,8 +135,8 @@ def test_a_pipe_that_ends_inside_a_frame_is_seen() -> None:
     for data in (b"\x01\x00", HEADER.pack(frames.PLAN, 10), HEADER.pack(frames.PLAN, 10) + b"{"):
         decoder = Decoder()
         for byte in data:
-            decoder.buffer[0] = byte
-            decoder.advance(1)
+            decoder.buffers[0][0] = byte
+            assert list(decoder.advance(1)) == []
 
         assert not decoder.is_between_frames
 
@@ -160,14 +170,47 @@ def test_frames_of_many_threads_never_mix() -> None:
     with closing(os.fdopen(read_end, "rb", buffering=0)) as pipe:
         decoder = Decoder()
         while len(found) < 60:
-            frame = decoder.advance(pipe.readinto(decoder.buffer) or 0)
-            found += [] if frame is None else [frame]
+            found += decoder.advance(os.readv(pipe.fileno(), decoder.buffers))
         for thread in threads:
             thread.join()
         writer.close()
 
     assert all(frame.data == block for frame in found if frame.type == DATA)
     assert sorted(frame.size_bytes for frame in found if frame.type == DATA) == sorted([0, 1, 2] * 10)
+
+
+def test_small_frames_that_may_wait_go_out_together() -> None:
+    """In their order, with the next that may not; when there are many; and after a second, with a sign of life."""
+    read_end, write_end = os.pipe()
+    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 1024 * 1024)
+    writer = FrameWriter(write_end)
+    with closing(os.fdopen(read_end, "rb", buffering=0)) as pipe:
+
+        def read_once() -> list[Frame]:
+            return decode(os.read(pipe.fileno(), 1 << 20), [])
+
+        for number in range(3):
+            writer.send_data(b"x", 1, number, may_wait=True)
+        writer.send(frames.CHECK, {})
+        assert [(frame.type, frame.crc) for frame in read_once()] == [
+            (DATA, 0),
+            (DATA, 1),
+            (DATA, 2),
+            (frames.CHECK, 0),
+        ]
+
+        for _ in range(60):
+            writer.send_data(bytes(1500), 1500, 0, may_wait=True)
+            if select.select([pipe], [], [], 0)[0]:
+                break
+        assert 2 < len(read_once()) < 60
+        writer.send_data(b"x", 1, 9, may_wait=True)
+        writer.flush()
+        assert [frame.crc for frame in read_once()] == [9]
+
+        writer.send(frames.END_OF_ENTRY, {}, may_wait=True)
+        assert [frame.type for frame in read_once()] == [frames.END_OF_ENTRY, frames.ALIVE]
+    writer.close()
 
 
 @pytest.mark.parametrize("last", [frames.END, frames.ERROR])
@@ -206,13 +249,11 @@ def test_the_memory_of_frames_that_are_gone_is_used_again() -> None:
     for _ in range(200):
         rest = memoryview(sent)
         while rest:
-            count = min(len(rest), len(decoder.buffer))
-            decoder.buffer[:count] = rest[:count]
+            count = fill(decoder, rest)
             rest = rest[count:]
-            frame = decoder.advance(count)
-        assert frame is not None
-        assert frame.data[-1] == 7
-        del frame
+            found = list(decoder.advance(count))
+        assert [frame.data[-1] for frame in found] == [7]
+        del found
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     assert faults * resource.getpagesize() < 18_000_000

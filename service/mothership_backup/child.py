@@ -134,21 +134,19 @@ class ReaderProcess:
             if self._errors in ready and not self._drain_stderr():
                 poll.unregister(self._errors)
             if self._output in ready:
-                count = os.readv(self._output, [decoder.buffer])
+                count = os.readv(self._output, decoder.buffers)
                 if count == 0:
                     break
                 last_heard = time.monotonic()
                 if self.start_seconds is None:
                     self.start_seconds = last_heard - self._began
-                if last is not None:
-                    raise ReaderError("the reader went on after its last frame", code="reader_protocol")
-                frame = _advance(decoder, count)
-                if frame is None:
-                    continue
-                if frame.type in (frames.END, frames.ERROR):
-                    last = frame
-                    continue
-                yield frame
+                for frame in _advance(decoder, count):
+                    if last is not None:
+                        raise _went_on()
+                    if frame.type in (frames.END, frames.ERROR):
+                        last = frame
+                    else:
+                        yield frame
                 # The client may have kept us for long: silence is what the reader does, not what we do.
                 last_heard = time.monotonic()
             elif self.is_gone() and not poll.poll(0):
@@ -159,8 +157,10 @@ class ReaderProcess:
                 raise ReaderError(
                     f"the reader said nothing for {SILENCE_SECONDS:.0f} s", code="reader_silent"
                 )
-        if last is None or not decoder.is_between_frames:
+        if last is None:
             raise self._why_it_died()
+        if not decoder.is_between_frames:
+            raise _went_on()
         if last.type == frames.ERROR:
             raise _error_of(last)
         yield last
@@ -214,11 +214,15 @@ def _opened(pipe: IO[bytes] | None) -> IO[bytes]:
     return pipe
 
 
-def _advance(decoder: Decoder, count: int) -> Frame | None:
+def _advance(decoder: Decoder, count: int) -> Iterator[Frame]:
     try:
-        return decoder.advance(count)
+        yield from decoder.advance(count)
     except ProtocolError as error:
         raise _broke_the_protocol(error) from error
+
+
+def _went_on() -> ReaderError:
+    return ReaderError("the reader went on after its last frame", code="reader_protocol")
 
 
 def _broke_the_protocol(error: ProtocolError) -> ReaderError:

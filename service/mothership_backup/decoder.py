@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import mmap
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, NoReturn
 
 from mothership_backup.frames import DATA, DATA_HEADER, END, HEADER, MAX_PAYLOAD_BYTES, PLAN, ProtocolError
 
+_INBOX_BYTES: Final = 16 * 1024
 _MAPPED_FROM_BYTES: Final = 64 * 1024
 _MOST_MAPPINGS: Final = 16  # what a stream of 4 MiB holds of deflated blocks, and some
 
@@ -30,44 +32,61 @@ class _Document(dict[str, Any]):
 
 
 class Decoder:
-    """Bytes in whatever pieces the pipe gives them -> frames, without copying: read into `buffer`, then `advance`."""
+    """Bytes in whatever pieces the pipe gives them -> frames: read into `buffers`, then `advance`.
+
+    The rest of a large frame is read into its place, without copying; what follows, and small frames, many at a
+    time, go through an inbox.
+    """
 
     def __init__(self) -> None:
-        self._header = bytearray(HEADER.size)
+        self._inbox = memoryview(bytearray(_INBOX_BYTES))
+        self._arrived = 0  # bytes in it
         self._payload: memoryview | None = None
-        self._mappings: list[mmap.mmap] = []
-        self._type = 0
         self._filled = 0
+        self._type = 0
+        self._mappings: list[mmap.mmap] = []
 
     @property
-    def buffer(self) -> memoryview:
-        """Where the next bytes belong; never empty."""
-        target = memoryview(self._header) if self._payload is None else self._payload
-        return target[self._filled :]
+    def buffers(self) -> list[memoryview]:
+        """Where the next bytes belong, in this order, for `os.readv`."""
+        rest = [] if self._payload is None else [self._payload[self._filled :]]
+        return [*rest, self._inbox[self._arrived :]]
 
     @property
     def is_between_frames(self) -> bool:
         """False when the pipe ended inside a frame."""
-        return self._payload is None and self._filled == 0
+        return self._payload is None and self._arrived == 0
 
-    def advance(self, count: int) -> Frame | None:
-        """Take note of ``count`` new bytes in `buffer`; the frame that they complete, if they do.
+    def advance(self, count: int) -> Iterator[Frame]:
+        """Take note of ``count`` new bytes in `buffers`: the frames that they complete. To be taken to its end.
 
         Raises ProtocolError for an unknown type, a length over 2 MiB, or a payload that is not what it should be.
         """
-        self._filled += count
-        if self._payload is None:
-            if self._filled < HEADER.size:
-                return None
-            self._type, length = HEADER.unpack(self._header)
+        if self._payload is not None:
+            taken = min(count, len(self._payload) - self._filled)
+            count -= taken
+            self._filled += taken
+            if self._filled < len(self._payload):
+                return
+            payload, self._payload = self._payload, None
+            yield _decode(self._type, payload)
+        self._arrived += count
+        begin = 0
+        while self._payload is None and self._arrived - begin >= HEADER.size:
+            self._type, length = HEADER.unpack_from(self._inbox, begin)
             if not PLAN <= self._type <= END or length > MAX_PAYLOAD_BYTES:
                 raise ProtocolError(f"frame of type {self._type} with {length} bytes")
-            self._payload = self._new_payload(length)
-            self._filled = 0
-        if self._filled < len(self._payload):
-            return None
-        payload, self._payload, self._filled = self._payload, None, 0
-        return _decode(self._type, payload)
+            begin += HEADER.size
+            payload = self._new_payload(length)
+            arrived = self._inbox[begin : min(begin + length, self._arrived)]
+            payload[: len(arrived)] = arrived
+            begin += len(arrived)
+            if len(arrived) == length:
+                yield _decode(self._type, payload)
+            else:
+                self._payload, self._filled = payload, len(arrived)
+        self._arrived -= begin  # less than a header, or nothing
+        self._inbox[: self._arrived] = self._inbox[begin : begin + self._arrived]
 
     def _new_payload(self, length: int) -> memoryview:
         """A large one is in a mapping whose last frame nobody holds any more.

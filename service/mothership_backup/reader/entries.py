@@ -20,7 +20,7 @@ from mothership_backup.reader import copy, packing, snapshot, sqlite
 from mothership_backup.reader.instant import Instant, Pin, Pinner
 from mothership_backup.reader.output import FrameWriter
 from mothership_backup.reader.request import Request
-from mothership_backup.reader.source import DATABASE, IMMUTABLE, LIVE, Source
+from mothership_backup.reader.source import DATABASE, FILE, IMMUTABLE, LIVE, Source
 from mothership_backup.reader.staging import StagedCopy, Stager
 
 TYPE_CHECKING = False
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 _WORTH_THREADS_BYTES: Final = 1024 * 1024  # below it there is one piece
+_SMALL_BYTES: Final = 32 * 1024
 
 
 class Entries:
@@ -84,6 +85,7 @@ class Entries:
             if self._send(index, source):
                 count += 1
                 size_bytes += source.size_bytes
+        self._output.flush()
         self._checks.drain()
         self._output.send(
             frames.END,
@@ -97,6 +99,10 @@ class Entries:
 
     def _send(self, index: int, source: Source) -> bool:
         """False when the source failed before its first byte and was left out."""
+        # Of small files many go out at a time, unless each has to wait for the throttle.
+        may_wait = source.kind == FILE and source.size_bytes <= _SMALL_BYTES and not self._throttle.is_on
+        if not may_wait:
+            self._output.flush()
         try:
             if source.error is not None:  # it failed when its wave began
                 raise source.error
@@ -109,12 +115,12 @@ class Entries:
             return False
         is_checked_beside = staged is None and self._check_beside(index, source)
         try:
-            digest = self._send_blocks(source, first, blocks)
+            digest = self._send_blocks(source, first, blocks, may_wait=may_wait)
             if source.engine == IMMUTABLE and staged is None:
                 self._pins[source.path].look_for_change()
         except (SourceError, self._library.module.Error) as error:
             raise ReaderError(f"{source.path}: {error}", code="source_failed", source=source.path) from error
-        self._output.send(frames.END_OF_ENTRY, self._describe_entry(index, source, digest))
+        self._output.send(frames.END_OF_ENTRY, self._describe_entry(index, source, digest), may_wait=may_wait)
         if is_checked_beside:
             self._let_go(source, None)
         else:
@@ -140,7 +146,7 @@ class Entries:
             return snapshot.blocks(self._pins[source.path].connection, source)
         return copy.blocks(source)
 
-    def _send_blocks(self, source: Source, first: bytes, rest: Iterator[bytes]) -> str:
+    def _send_blocks(self, source: Source, first: bytes, rest: Iterator[bytes], *, may_wait: bool) -> str:
         sha256 = hashlib.sha256()
         level = self._request.level if source.is_packed and not self._request.stored else None
         pieces = self._throttle.pieces(chain([first], rest) if first else rest)
@@ -150,7 +156,7 @@ class Entries:
         else:
             packed = self._packer.on_threads(pieces, level, sha256)
         for piece in packed:
-            self._output.send_data(*piece)
+            self._output.send_data(*piece, may_wait=may_wait)
         return sha256.hexdigest()
 
     def _describe_entry(self, index: int, source: Source, sha256: str) -> dict[str, Any]:
