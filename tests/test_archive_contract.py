@@ -89,6 +89,22 @@ def test_an_entry_produces_its_bytes_in_the_method_that_is_replaced() -> None:
     assert list(inspect.signature(ZipStreamInfo.DataDescriptor).parameters) == ["self", "zip64"]
 
 
+def test_the_directory_is_made_of_what_each_entry_says_once() -> None:
+    """So an entry that is out need not be kept, only its header."""
+
+    class Header:
+        def _central_directory_header_data(self) -> bytes:
+            return b"header"
+
+    stream = ZipStream()
+    stream._filelist += [Header(), Header()]
+
+    footer = b"".join(stream.footer())
+
+    assert footer.startswith(b"headerheaderPK\x05\x06")
+    assert struct.unpack_from("<HHLL", footer, 12 + 8) == (2, 2, 12, 0)
+
+
 def test_the_library_decides_for_zip64_as_we_count() -> None:
     """Where its limits move, `stored_length` would be wrong."""
     assert ZIP64_LIMIT == zipfile.ZIP64_LIMIT == 2**31 - 1

@@ -128,7 +128,7 @@ def test_strict_is_strict_to_its_end(data: Path) -> None:
 
 def test_a_disk_that_fails_is_told_by_the_files_name(tmp_path: Path) -> None:
     """Here a folder's descriptor: its read fails as that of a bad block does."""
-    source = Source("bad.svg", str(tmp_path / "bad.svg"), FILE, tmp_path.stat())
+    source = Source("bad.svg", str(tmp_path), FILE, tmp_path.stat())
     source.size_bytes = 10
     source.fd = os.open(tmp_path, os.O_RDONLY)
 

@@ -6,6 +6,8 @@ import contextlib
 import os
 import socket
 import sqlite3
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ import pytest
 from drive import NOBODY, drive, mounted, root_only, shared_folder
 from harness import MakeDatabase
 from mothership_backup.errors import DataDirError, NoneReadableError
+from mothership_backup.reader.discover import Discovery
+from mothership_backup.reader.source import Source
 from support import archive_of, backup_of, codes, engines, error_of, names_of, rows, touch
 
 WITH_DEEP = {"data": {"databases": ["**/*.db"]}}
@@ -110,6 +114,62 @@ def test_what_is_no_sqlite_file_is_a_file_unless_it_is_live(tmp_path: Path) -> N
     assert {source["kind"] for source in files.values()} == {"file"}
     assert archive.read("empty.db") == b""
     assert archive.read("database.db") == b'{"id": 1}\n' * 100
+
+
+def test_a_sidecar_that_comes_after_its_folder_was_listed_is_seen(tmp_path: Path) -> None:
+    """The first file was read already, as a plain one, when its application went to work on it."""
+    data = tmp_path / "data"
+    touch(*(data / "floor_plan" / name for name in ("cipher", "deep/cipher", "last", "other")))
+    (data / "floor_plan" / "empty").touch()
+
+    def begin() -> None:
+        touch(*(data / "floor_plan" / name for name in ("cipher-wal", "deep/cipher-WAL", "empty-journal")))
+
+    sources = _discovered(data, meanwhile=begin, at="last")
+
+    assert {path: (source.kind, source.status) for path, source in sources.items()} == {
+        "floor_plan/cipher": ("database", "failed"),
+        "floor_plan/deep/cipher": ("file", "ok"),  # here `-WAL` is no sidecar
+        "floor_plan/empty": ("database", "ok"),
+        "floor_plan/last": ("file", "ok"),
+        "floor_plan/other": ("file", "ok"),
+    }
+    assert getattr(sources["floor_plan/cipher"].error, "code", "") == "encrypted_live"
+
+
+def test_a_folder_that_goes_while_it_is_looked_at_leaves_its_files_planned(tmp_path: Path) -> None:
+    """They are told when their turn comes, or read: they were there."""
+    data = tmp_path / "data"
+    touch(data / "floor_plan" / "a" / "one", data / "floor_plan" / "last")
+
+    def rename() -> None:
+        (data / "floor_plan" / "a").rename(tmp_path / "gone")
+
+    sources = _discovered(data, meanwhile=rename, at="last")
+
+    assert {path: source.status for path, source in sources.items()} == {
+        "floor_plan/a/one": "ok",
+        "floor_plan/last": "ok",
+    }
+
+
+def _discovered(data: Path, *, meanwhile: Callable[[], None], at: str) -> dict[str, Source]:
+    """The sources by their paths; ``meanwhile`` is called when the file named ``at`` is about to be opened."""
+    calls = [meanwhile]
+
+    def hear(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and calls and str(arguments[0]).endswith(f"/{at}"):
+            calls.pop()()
+
+    before = len(os.listdir("/proc/self/fd"))
+    sys.addaudithook(hear)
+    discovery = Discovery(str(data), databases=(), include=("floor_plan",), exclude=(), only=())
+    assert not calls
+    kept = [source.fd for source in discovery.sources if source.fd >= 0]
+    assert len(os.listdir("/proc/self/fd")) == before + len(kept)
+    for fd in kept:
+        os.close(fd)
+    return {source.path: source for source in discovery.sources}
 
 
 def test_a_database_in_its_first_transaction_is_an_empty_database(tmp_path: Path) -> None:

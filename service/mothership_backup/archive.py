@@ -1,7 +1,8 @@
 """Frames -> the chunks of a ZIP, and its exact length when it is stored. The only user of zipstream-ng.
 
-The seam: an entry that is packed already (`_Entry`), and a `ZipStream` that puts it into its place (`_Zip`). One
-private method of the library is replaced; tests/test_archive_contract.py fails when the library moves.
+The seam: an entry that is packed already (`_Entry`), a `ZipStream` that puts it into its place (`_Zip`), and what is
+kept of it for the central directory (`_DirectoryHeader`). One private method of the library is replaced;
+tests/test_archive_contract.py fails when the library moves.
 """
 
 from __future__ import annotations
@@ -105,6 +106,15 @@ class _Entry(ZipStreamInfo):  # type: ignore[misc]  # the library has no types
         yield self.DataDescriptor(zip64)
 
 
+class _DirectoryHeader(bytes):
+    """An entry that is out, as the central directory needs it: the whole of it is three times as large."""
+
+    __slots__ = ()
+
+    def _central_directory_header_data(self) -> bytes:
+        return self
+
+
 class _Zip(ZipStream):  # type: ignore[misc]  # the library has no types
     """A ZipStream whose entries come packed, one at a time."""
 
@@ -116,7 +126,7 @@ class _Zip(ZipStream):  # type: ignore[misc]  # the library has no types
         entry.header_offset = self._pos
         for chunk in entry._file_data(packed):
             yield self._track(chunk)
-        self._filelist.append(entry)
+        self._filelist.append(_DirectoryHeader(entry._central_directory_header_data()))
 
 
 class _Frames(Iterator[Frame]):
@@ -378,7 +388,7 @@ def _needs_zip64(planned_bytes: int) -> bool:
     return bool(planned_bytes * ZIP64_ESTIMATE_FACTOR > ZIP64_LIMIT)
 
 
-@functools.lru_cache(4096)  # many files have the same, and every entry keeps it
+@functools.lru_cache(256)  # files that were written together have the same
 def _dos_time(seconds: int) -> tuple[int, int, int, int, int, int]:
     """In UTC, since DOS times have no zone, within what they can say: 1980 to 2107."""
     try:
@@ -389,12 +399,12 @@ def _dos_time(seconds: int) -> tuple[int, int, int, int, int, int]:
     return year, month, day, hour, minute, second
 
 
-@functools.lru_cache(4096)
+@functools.lru_cache(256)
 def _attributes(mode: int) -> int:
     return (stat.S_IFREG | mode) << 16
 
 
-@functools.lru_cache(4096)
+@functools.lru_cache(256)
 def _timestamp(seconds: int) -> bytes:
     """The UTC extra field 0x5455 with the modification time; none where 32 bits cannot hold it."""
     if not -(2**31) <= seconds < 2**31:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mothership_backup.frames import ProtocolError
 from mothership_backup.names import Namer, display_name, quoted_path
@@ -106,6 +106,7 @@ def describe(source: Source) -> dict[str, object]:
 def read_sources(documents: Iterable[Mapping[str, Any]]) -> Iterator[Source]:
     """The reader's words -> sources with their names; those for the archive come first and so get theirs first."""
     namer = Namer()
+    modes: dict[int, int] = {}
     for document in documents:
         path = document["path"]
         error = document.get("error") or {}
@@ -118,7 +119,7 @@ def read_sources(documents: Iterable[Mapping[str, Any]]) -> Iterator[Source]:
             status=sys.intern(document["status"]),
             size_bytes=document["size_bytes"],
             mtime_ns=document["mtime_ns"],
-            mode=document["mode"],
+            mode=modes.setdefault(document["mode"], document["mode"]),
             is_named=document["is_named"],
             engine=sys.intern(document["engine"]) if "engine" in document else None,
             is_packed=document.get("is_packed", True),
@@ -134,12 +135,16 @@ def _pages(document: Mapping[str, Any]) -> dict[str, Any] | None:
     return {key: document[key] for key in keys} if "page_size" in document else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Taken:
+class _Taken(NamedTuple):
+    """What an entry is, its bytes apart."""
+
     size_bytes: int
-    sha256: bytes  # half the room of its hexadecimal form
     engine: str | None
-    pages: dict[str, Any] | None
+    pages: Mapping[str, Any] | None
+
+    @classmethod
+    def as_planned(cls, source: Source) -> _Taken:
+        return cls(source.size_bytes, source.engine, None)
 
 
 class Manifest:
@@ -157,6 +162,8 @@ class Manifest:
             "app_version": app_version,
             "generator": {"name": "mothership-backup", "version": version, "sqlite": plan.engine.sqlite},
         }
+        # By the source's index. There may be 70,000: their digests are bytes, and a file is mostly as it was planned.
+        self._sha256: list[bytes | None] = [None] * len(plan.sources)
         self._taken: dict[int, _Taken] = {}
         self._left_out: dict[int, tuple[str, str]] = {}
         self._verdicts: dict[int, tuple[str, str]] = {}
@@ -167,10 +174,12 @@ class Manifest:
         source = self._plan.sources[index]
         engine = sys.intern(document["engine"]) if "engine" in document else source.engine
         try:
-            sha256 = bytes.fromhex(document["sha256"])
+            self._sha256[index] = bytes.fromhex(document["sha256"])
         except (TypeError, ValueError) as error:
             raise ProtocolError(f"a SHA-256 that is none: {error}") from error
-        self._taken[index] = _Taken(document["size_bytes"], sha256, engine, _pages(document))
+        taken = _Taken(document["size_bytes"], engine, _pages(document))
+        if taken != _Taken.as_planned(source):
+            self._taken[index] = taken
 
     def leave_out(self, index: int, code: str, message: str) -> None:
         """The source failed before its first byte."""
@@ -205,8 +214,9 @@ class Manifest:
 
     def sums(self) -> Iterator[tuple[str, str]]:
         """SHA-256 and name of every source in the archive, in the archive's order."""
-        for index, taken in self._taken.items():
-            yield taken.sha256.hex(), self._plan.sources[index].name
+        for source, sha256 in zip(self._plan.sources, self._sha256, strict=True):
+            if sha256 is not None:
+                yield sha256.hex(), source.name
 
     def verdict(self, index: int) -> str | None:
         return self._verdicts.get(index, (None, ""))[0]
@@ -254,9 +264,10 @@ class Manifest:
         document: dict[str, Any] = {"name": source.name, "kind": source.kind, "status": status}
         if source.path != source.name:
             document["path"] = quoted_path(source.path)
-        taken = self._taken.get(index)
-        if taken is not None:
-            document |= {"size_bytes": taken.size_bytes, "sha256": taken.sha256.hex(), "engine": taken.engine}
+        sha256 = self._sha256[index]
+        if sha256 is not None:
+            taken = self._taken.get(index) or _Taken.as_planned(source)
+            document |= {"size_bytes": taken.size_bytes, "sha256": sha256.hex(), "engine": taken.engine}
             document |= taken.pages or {}
             if source.kind == "database":
                 document["check"] = self._describe_check(index)

@@ -83,7 +83,8 @@ def all_names(paths: Iterable[str]) -> list[str]:
 
 def _safe(component: str) -> str:
     if component.isascii() and component.isprintable() and "\\" not in component:
-        return _fit(component, "")  # as nearly all of 70,000 are
+        # As nearly all of 70,000 are.
+        return component if len(component) <= _MAX_COMPONENT_BYTES else _fit(component, "")
     name = "".join(char if _is_safe(char) else _escape(char) for char in component)
     return _fit(name, "")
 

@@ -122,8 +122,7 @@ def _find_version(request: Request, sources: list[Source]) -> str:
     except SourceError as error:
         known = next((source for source in sources if source.path == request.version_file), None)
         if known is None:
-            full_path = os.path.join(request.data_dir, request.version_file)
-            known = Source(request.version_file, full_path, FILE, os.stat(request.data_dir))
+            known = Source(request.version_file, request.data_dir, FILE, os.stat(request.data_dir))
             known.size_bytes = 0
             sources.append(known)
         known.fail(error)

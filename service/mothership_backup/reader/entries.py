@@ -78,8 +78,10 @@ class Entries:
         """Every entry, every verdict, and END. Raises ReaderError when an entry fails after its first byte."""
         count = 0
         size_bytes = 0
-        planned = [(index, source) for index, source in enumerate(self._sources) if source.status == "ok"]
-        for index, source in planned:
+        # Now: one that fails when its wave begins was planned, and is told.
+        planned = [index for index, source in enumerate(self._sources) if source.status == "ok"]
+        for index in planned:
+            source = self._sources[index]
             if source.kind == DATABASE and source.wave > self._wave:
                 self.begin_wave(source.wave)
             if self._send(index, source):

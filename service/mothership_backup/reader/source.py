@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 from mothership_backup.errors import SourceError
@@ -23,29 +24,50 @@ IMMUTABLE: Final = "immutable"
 PLAIN: Final = "plain"
 
 
+class FileStatus:
+    """What is kept of an `os.stat_result`, under its names. That one is six times as large, and there may be 70,000."""
+
+    __slots__ = ("st_dev", "st_ino", "st_mode", "st_mtime_ns", "st_nlink", "st_size", "st_uid")
+
+    def __init__(self, status: os.stat_result) -> None:
+        self.st_dev = _shared(status.st_dev)
+        self.st_ino = status.st_ino
+        self.st_mode = _shared(status.st_mode)
+        self.st_nlink = status.st_nlink
+        self.st_uid = _shared(status.st_uid)
+        self.st_size = status.st_size
+        self.st_mtime_ns = status.st_mtime_ns
+
+
+@functools.lru_cache(256)
+def _shared(number: int) -> int:
+    """One object for a number that most files have in common."""
+    return number
+
+
 class Source:
     """What is known of one source.
 
-    ``path`` is relative to the data directory, with surrogates for bytes that are no UTF-8.
+    ``path`` is relative to ``root``, the data directory, with surrogates for bytes that are no UTF-8.
     """
 
     __slots__ = (
-        "application_id", "engine", "error", "fd", "file_bytes", "full_path", "is_cut", "is_named",
-        "is_packed", "is_wal", "kind", "mtime_ns", "page_count", "page_size", "path", "size_bytes",
-        "stat", "status", "taken_at", "user_version", "wave",
+        "application_id", "engine", "error", "fd", "file_bytes", "is_cut", "is_named", "is_packed",
+        "is_wal", "kind", "mtime_ns", "page_count", "page_size", "path", "root", "size_bytes", "stat",
+        "status", "taken_at", "user_version", "wave",
     )  # fmt: skip
 
-    def __init__(self, path: str, full_path: str, kind: str, stat: os.stat_result) -> None:
+    def __init__(self, path: str, root: str, kind: str, status: os.stat_result) -> None:
         self.path = path
-        self.full_path = full_path
+        self.root = root
         self.kind = kind
-        self.stat = stat
+        self.stat = FileStatus(status)
         self.status = "ok"
-        self.size_bytes = stat.st_size
+        self.size_bytes = self.stat.st_size
         self.file_bytes = (
-            stat.st_size
+            self.stat.st_size
         )  # of the database file when its snapshot was taken; more may be in its WAL
-        self.mtime_ns = stat.st_mtime_ns
+        self.mtime_ns = self.stat.st_mtime_ns
         self.engine = PLAIN
         self.is_named = False  # by a pattern for databases, not as part of an included folder
         self.is_wal = False
@@ -71,6 +93,15 @@ class Source:
         """Seen, and not wanted."""
         self.status = "skipped"
         self.error = SourceError(message, code=code)
+
+    @property
+    def full_path(self) -> str:
+        return os.path.join(self.root, self.path)
+
+    @property
+    def folder(self) -> str:
+        """The path of the folder that it lies in; empty for the data directory itself."""
+        return self.path.rpartition("/")[0]
 
     @property
     def identity(self) -> tuple[int, int]:
