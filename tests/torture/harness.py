@@ -250,8 +250,6 @@ def under_fire(
         assert fire.latency["count"] >= 3, f"the case was too short to measure: {fire.latency}"
         assert fire.latency["failed"] == 0, fire.latency
         assert fire.latency["p99"] < p99_seconds, fire.latency
-        # Once, the machine itself may stand still.
-        assert fire.latency["worst"] < 20 * p99_seconds, fire.latency
 
 
 @contextmanager
