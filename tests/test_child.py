@@ -152,6 +152,18 @@ def test_only_the_kill_of_another_is_a_sudden_end(killer: str, large: Path) -> N
         assert reader.sudden_end() is None
 
 
+def test_why_it_died_is_told_while_another_thread_asks_the_same(large: Path) -> None:
+    """The loop asks `sudden_end`, which holds the process's lock, in the moment in which its frames end."""
+    with reading(request_for(large)) as (reader, incoming):
+        next(incoming)
+        asked = vars(reader._process)["_waitpid_lock"]
+        os.kill(reader._process.pid, signal.SIGKILL)
+        asked.acquire()
+        threading.Timer(0.1, asked.release).start()
+        with pytest.raises(ReaderError, match="by signal 9"):
+            list(incoming)
+
+
 def test_stopped_it_is_silent_and_that_is_told(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that does not answer looks the same. (The real limit is 10 s.)"""
     monkeypatch.setattr(child, "SILENCE_SECONDS", 1.5)

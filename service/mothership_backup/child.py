@@ -184,10 +184,12 @@ class ReaderProcess:
         try:
             poll = select.poll()
             poll.register(handle, select.POLLIN)
-            poll.poll(END_SECONDS * 1000)
+            if not poll.poll(END_SECONDS * 1000):
+                raise subprocess.TimeoutExpired(self._process.args, END_SECONDS)
         finally:
             os.close(handle)
-        return self._process.wait(0)
+        # Not with 0: while another thread asks `sudden_end`, that would say that it still lives.
+        return self._process.wait(END_SECONDS)
 
     def _explain(self, status: int) -> BackupError:
         if status in _CUTS:
