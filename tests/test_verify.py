@@ -32,7 +32,10 @@ from archives import (
 from harness import MakeDatabase, run, tool
 from mothership_backup.errors import ArchiveError
 from mothership_backup.reader.sqlite import choose_library
-from mothership_backup.verify.scratch import ScratchFile
+from mothership_backup.verify.archive_file import open_archive
+from mothership_backup.verify.contents import read_contents
+from mothership_backup.verify.scratch import Scratch, ScratchFile
+from mothership_backup.verify.verdict import verify
 from processes import open_paths, wait_until
 from support import archive_of
 from test_check import add_collation, flip_a_page, unsort
@@ -628,6 +631,25 @@ def test_stopped_in_mid_check_it_ends_at_once(slow: Path, tmp_path: Path) -> Non
 
     assert (process.returncode, said) == (1, b"mothership-backup: interrupted\n")
     assert os.listdir(tmp_path / "tmp") == []
+
+
+def test_interrupted_as_a_check_begins_it_ends_the_check(slow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal may come when its thread runs and nobody has been told. Seen: "interrupted", and minutes of CPU."""
+    start = threading.Thread.start
+    begun: list[threading.Thread] = []
+
+    def start_interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name.startswith("verify-check"):
+            begun.append(thread)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", start_interrupted)
+    with open_archive(str(slow)) as opened, pytest.raises(KeyboardInterrupt):
+        verify(opened, read_contents(opened), check="quick", make_place=Scratch())
+
+    begun[0].join(10)
+    assert not begun[0].is_alive()
 
 
 def test_killed_in_mid_stream_it_leaves_nothing(whole: Path, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
@@ -130,6 +131,7 @@ class _Work:
     _taken: list[_Taken] = field(default_factory=list)
     _checking: Future[Verdict] | None = None
     _connection: sqlite3.Connection | None = None  # of the check that runs
+    _is_stopped: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> _Work:
@@ -205,8 +207,12 @@ class _Work:
 
     def _run_check(self, place: Place) -> Verdict:
         def connect() -> sqlite3.Connection:
-            self._connection = place.connect()
-            return self._connection
+            connection = place.connect()
+            with self._lock:
+                if self._is_stopped:
+                    raise CancelledError
+                self._connection = connection
+            return connection
 
         try:
             return snapshot.check(connect, self.check, _NO_LIMIT_SECONDS)
@@ -216,9 +222,15 @@ class _Work:
                 place.close()
 
     def _stop_check(self) -> None:
-        """Nobody waits for its verdict any more, and it may take an hour."""
-        while self._checking is not None and not self._checking.done():
+        """Nobody waits for its verdict any more, and it may take an hour.
+
+        Whatever interrupted this thread may have done so while it began that check: nothing else knows of it yet.
+        """
+        with self._lock:
+            self._is_stopped = True
+        while True:
             with self._lock:
-                if self._connection is not None:
-                    self._connection.interrupt()
-            wait([self._checking], _AGAIN_SECONDS)  # an interrupt between two statements is lost
+                if self._connection is None:
+                    return
+                self._connection.interrupt()
+            time.sleep(_AGAIN_SECONDS)  # an interrupt between two statements is lost
