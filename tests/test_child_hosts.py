@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -19,12 +20,19 @@ from support import backup_of, plan_of, reading, request_for, take
 
 # A host that starts a reader, perhaps forks a worker, says who they are, and waits to be killed.
 HOST = """
-import os, signal, sys
+import os, signal, subprocess, sys
 from pathlib import Path
 from support import plan_of, request_for
+from mothership_backup import child
 from mothership_backup.child import ReaderProcess
 
 folder, moment, forks = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "forks"
+if moment == "not asked":
+    reader = subprocess.Popen(child.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    worker = os.fork()
+    if worker:
+        print(reader.pid, worker, flush=True)
+    signal.pause()
 reader = ReaderProcess(request_for(folder))
 incoming = reader.frames()
 if moment != "at once":
@@ -93,8 +101,10 @@ def host(code: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("forks", ["forks", "alone"])
-@pytest.mark.parametrize("moment", ["at once", "planned", "streaming"])
+@pytest.mark.parametrize(
+    ("moment", "forks"),
+    [*itertools.product(["at once", "planned", "streaming"], ["forks", "alone"]), ("not asked", "forks")],
+)
 def test_it_does_not_outlive_its_service(moment: str, forks: str, large: Path) -> None:
     """Killed, perhaps after it forked a worker that inherited every pipe: the reader is gone within a second."""
     with host(HOST, str(large), moment, forks) as service:
@@ -124,8 +134,7 @@ def test_a_host_that_takes_the_exit_status_away(manner: str, large: Path) -> Non
 
 def test_a_request_is_whole_before_its_pipe_ends(large: Path) -> None:
     """A process that the host forked at the wrong moment may hold the pipe's writing end for ever."""
-    command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", child._BOOT, *child._roots()]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
+    with subprocess.Popen(child.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
         assert reader.stdin is not None
         assert reader.stdout is not None
         reader.stdin.write(request_for(large, mode="plan").encode())
@@ -166,7 +175,7 @@ class Pretender:
 
     def heard(self) -> list[int]:
         """The types of the frames that come out of it."""
-        with reading(Request("plan", os.getpid())) as (_, incoming):
+        with reading(Request("plan")) as (_, incoming):
             return [frame.type for frame in incoming]
 
     def failure(self) -> BackupError:
@@ -246,7 +255,7 @@ def test_a_talkative_one_does_not_stop_at_its_stderr(pretender: Pretender) -> No
     pretender.says(then=f"{flood}; cat {pretender._folder}/later")
     (pretender._folder / "later").write_bytes(END)
 
-    with reading(Request("plan", os.getpid())) as (reader, incoming):
+    with reading(Request("plan")) as (reader, incoming):
         types = [frame.type for frame in incoming]
 
     assert types == [frames.END]

@@ -32,7 +32,9 @@ from mothership_backup.reader.request import Request
 from mothership_backup.reader.watch import Watch
 
 folder, commits = sys.argv[1], int(sys.argv[2])
-request = Request("plan", os.getppid(), data_dir=folder)
+request = Request("plan", data_dir=folder)
+watch = Watch(os.getppid())
+watch.begin(request)
 sources = Discovery(folder, databases=["*.db"], include=[], exclude=[], only=[]).sources
 command = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript('UPDATE marker SET n = n + 1')"
 
@@ -50,7 +52,7 @@ class Disturbed(instant.Pinner):
             pin.begin()
 
 instant._MAX_TRY_SECONDS = 60
-pinner = Disturbed(request, sqlite.choose_library(), Watch(request))
+pinner = Disturbed(request, sqlite.choose_library(), watch)
 pins, found = pinner.pin_all(sources)
 markers = [pin.connection.execute("SELECT n FROM marker").fetchone()[0] for pin in pins.values()]
 print(json.dumps({"exact": found.is_exact, "tries": pinner.tries, "markers": markers}))
@@ -59,7 +61,7 @@ print(json.dumps({"exact": found.is_exact, "tries": pinner.tries, "markers": mar
 TWIN = (
     PINNED.partition("instant._MAX")[0].replace('Request("plan",', 'Request("backup",')
     + """
-pinner = Disturbed(request, sqlite.choose_library(), Watch(request))
+pinner = Disturbed(request, sqlite.choose_library(), watch)
 (pin,) = pinner.pin_all(sources)[0].values()
 pinned = [pin.connection] + ([pin.twin] if pin.twin else [])
 subprocess.run([sys.executable, "-c", command, pin.source.full_path], check=True)

@@ -25,10 +25,11 @@ from mothership_backup.reader.watch import Watch
 
 folder, event, where = sys.argv[1:]
 memory = 10**9 if where == "memory" else 0
-request = Request("backup", os.getppid(), data_dir=folder, staging_memory_bytes=memory, staging_dir="/tmp")
+request = Request("backup", data_dir=folder, staging_memory_bytes=memory, staging_dir="/tmp")
 library = sqlite.choose_library()
 (source,) = Discovery(folder, databases=["*.db"], include=[], exclude=[], only=[]).sources
-watch = Watch(request)
+watch = Watch(os.getppid())
+watch.begin(request)
 Pinner(request, library, watch).pin_all([source])
 
 class Disturbed(staging.Stager):

@@ -302,7 +302,6 @@ def _request(mode: str, settings: Settings, options: Options) -> Request:
     data, snapshot, limits = settings.data, settings.snapshot, settings.limits
     return Request(
         mode=mode,
-        parent_pid=os.getpid(),
         data_dir=str(data.dir.absolute()),
         databases=data.databases,
         include=data.include if options.files else (),

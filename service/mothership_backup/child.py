@@ -28,7 +28,7 @@ END_SECONDS: Final = 0.5
 """How long to wait for a killed reader: one in disk sleep survives that for a while, and a shutdown does not wait."""
 
 _BOOT: Final = (
-    "import sys; sys.path += sys.argv[1:]; from mothership_backup.reader.__main__ import main; main()"
+    "import sys; sys.path += sys.argv[2:]; from mothership_backup.reader.__main__ import main; main(int(sys.argv[1]))"
 )
 # glibc would give each block of 1 MiB back to the kernel and take a new one, with a fault and zeros for every page.
 _MALLOC: Final = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(32 * 1024 * 1024))
@@ -54,10 +54,9 @@ class ReaderProcess:
         self._began = time.monotonic()
         #: From its start to its first frame; None before.
         self.start_seconds: float | None = None
-        command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOT, *_roots()]
         try:
             self._process = subprocess.Popen(
-                command,
+                command(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -208,6 +207,11 @@ class ReaderProcess:
             if not chunk:
                 return False
             self._stderr.append(chunk)
+
+
+def command() -> list[str]:
+    """What starts a reader of this process."""
+    return [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOT, str(os.getpid()), *_roots()]
 
 
 def _opened(pipe: IO[bytes] | None) -> IO[bytes]:

@@ -32,16 +32,17 @@ _PLAN_BATCH = 128
 _PACK_MAX_BYTES = 256 * 1024 * 1024  # zlib at level 1 is slow, and the pin waits for it
 
 
-def main() -> None:
+def main(parent_pid: int) -> None:
     """The whole life of a reader process; ends it."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(
             number, signal.SIG_IGN
         )  # a unit's stop signal goes to the group; running backups may finish
     output_fd = take_stdout()
-    # One line, not all there is: a process that the host forked meanwhile may hold the pipe's other end.
-    request = Request.decode(sys.stdin.buffer.readline())
-    watch = Watch(request)
+    # Before the request, which may never come: a process that the host forked meanwhile may hold the pipe's other end.
+    watch = Watch(parent_pid)
+    request = Request.decode(sys.stdin.buffer.readline())  # one line: the pipe may not end, for the same reason
+    watch.begin(request)
     output = FrameWriter(output_fd)
     status = 1
     try:
@@ -203,4 +204,4 @@ def _send_plan(
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

@@ -15,7 +15,6 @@ class Request:
     def __init__(
         self,
         mode: str,  # "backup", "plan", or "probe": only what this process has
-        parent_pid: int,
         *,
         data_dir: str = "",
         databases: tuple[str, ...] = (),
@@ -41,7 +40,6 @@ class Request:
         threads: int = 0,
     ) -> None:
         self.mode = mode
-        self.parent_pid = parent_pid
         self.data_dir = data_dir
         self.databases = databases
         self.include = include

@@ -26,17 +26,24 @@ _LOCK_GRACE_SECONDS: Final = 2.0
 
 
 class Watch:
-    """One daemon thread. Everything that holds a lock is registered with `hold` and taken off with `release`."""
+    """One daemon thread. Everything that holds a lock is registered with `hold` and taken off with `release`.
 
-    def __init__(self, request: Request) -> None:
-        self._request = request
+    It looks at the parent from the start, and at the request's limits from `begin` on.
+    """
+
+    def __init__(self, parent_pid: int) -> None:
+        self._request: Request | None = None
         self._held: set[Pin] = set()
         self._lock = threading.Lock()
         self.longest_pin_seconds = 0.0
         self.largest_growth_bytes = 0  # of a WAL while its database was pinned
         self._copy_since = 0.0  # monotonic start of the staging copy that holds a rollback lock; 0: none
-        self._parent = _open_parent(request.parent_pid)
+        self._parent_pid = parent_pid
+        self._parent = _open_parent(parent_pid)
         threading.Thread(target=self._run, name="watch", daemon=True).start()
+
+    def begin(self, request: Request) -> None:
+        self._request = request
 
     def hold(self, pin: Pin) -> None:
         with self._lock:
@@ -68,27 +75,28 @@ class Watch:
                     _end(frames.EXIT_PARENT_GONE, "the service is gone")
             else:
                 time.sleep(_TICK_SECONDS)
-                if os.getppid() != self._request.parent_pid:
+                if os.getppid() != self._parent_pid:
                     _end(frames.EXIT_PARENT_GONE, "the service is gone")
-            self._look()
+            if self._request is not None:
+                self._look(self._request)
 
-    def _look(self) -> None:
+    def _look(self, request: Request) -> None:
         now = time.monotonic()
         copy_since = self._copy_since
-        if copy_since and now - copy_since > self._request.max_lock_seconds + _LOCK_GRACE_SECONDS:
+        if copy_since and now - copy_since > request.max_lock_seconds + _LOCK_GRACE_SECONDS:
             _end(frames.EXIT_HOLD, "a staging copy does not come to its end: the disk does not answer")
         with self._lock:
             held = list(self._held)
         growth = max((_size(pin.wal_path) - pin.wal_bytes for pin in held), default=0)
-        if any(now - pin.held_since > self._request.max_hold_seconds for pin in held):
-            _end(frames.EXIT_HOLD, f"a snapshot was held for over {self._request.max_hold_seconds} s")
-        if growth > self._request.max_wal_growth_bytes:
+        if any(now - pin.held_since > request.max_hold_seconds for pin in held):
+            _end(frames.EXIT_HOLD, f"a snapshot was held for over {request.max_hold_seconds} s")
+        if growth > request.max_wal_growth_bytes:
             _end(frames.EXIT_WAL_GROWTH, f"a WAL grew by {growth} bytes while its snapshot was held")
         # Only a WAL that grows because of us makes a full disk our doing.
-        if growth > 0 and _free_bytes(self._request.data_dir) < self._request.min_free_bytes:
+        if growth > 0 and _free_bytes(request.data_dir) < request.min_free_bytes:
             _end(
                 frames.EXIT_DISK_FULL,
-                f"less than {self._request.min_free_bytes} bytes are free beside a growing WAL",
+                f"less than {request.min_free_bytes} bytes are free beside a growing WAL",
             )
 
 
