@@ -35,6 +35,18 @@ def gone_within(pid: int, seconds: float) -> bool:
         os.close(descriptor)
 
 
+def what_holds(pid: int) -> list[str]:
+    """What each thread of a process that does not end is at, as the kernel names it: for a failure's message."""
+    found: list[str] = []
+    with contextlib.suppress(OSError):  # it ended after all
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            now = (task / "stat").read_text().rpartition(")")[2].split()[0]
+            found.append(
+                f"{task.name} {now} {(task / 'wchan').read_text()} {(task / 'schedstat').read_text()}"
+            )
+    return found
+
+
 def children(pid: int) -> list[int]:
     """The living children of a process, whichever of its threads started them."""
     found: list[int] = []

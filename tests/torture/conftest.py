@@ -19,6 +19,7 @@ SLOW = {
     "test_case_23_24_crowds",
     "test_fault_io",
     "test_fault_survives_kill",
+    "test_prober",
 }
 
 

@@ -229,7 +229,7 @@ def under_fire(
         )
         return []
 
-    with _probing(service, endpoint if p99_seconds is not None else "", fire), Samples(sample):
+    with probing(service, endpoint if p99_seconds is not None else "", fire), Samples(sample):
         yield fire
     if service.process.poll() is not None:
         service.assert_nothing_left()
@@ -253,11 +253,12 @@ def under_fire(
 
 
 @contextmanager
-def _probing(service: Service, endpoint: str, fire: Fire) -> Iterator[None]:
+def probing(service: Service, endpoint: str, fire: Fire) -> Iterator[None]:
     if not endpoint:
         yield
         return
-    command = [sys.executable, str(Path(__file__).with_name("prober.py")), endpoint, str(service.port)]
+    prober_py = Path(__file__).with_name("prober.py")
+    command = [sys.executable, str(prober_py), endpoint, str(service.port), str(service.pid)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as prober:
         try:
             assert prober.stdout is not None

@@ -41,7 +41,9 @@ def main(parent_pid: int) -> None:
     output_fd = take_stdout()
     # Before the request, which may never come: a process that the host forked meanwhile may hold the pipe's other end.
     watch = Watch(parent_pid)
-    request = Request.decode(sys.stdin.buffer.readline())  # one line: the pipe may not end, for the same reason
+    request = Request.decode(
+        sys.stdin.buffer.readline()
+    )  # one line: the pipe may not end, for the same reason
     watch.begin(request)
     output = FrameWriter(output_fd)
     status = 1
