@@ -27,7 +27,9 @@ SILENCE_SECONDS: Final = 10.0
 END_SECONDS: Final = 0.5
 """How long to wait for a killed reader: one in disk sleep survives that for a while, and a shutdown does not wait."""
 
-_BOOT: Final = "import sys; sys.path += sys.argv[2:]; from mothership_backup.reader.__main__ import main; main(int(sys.argv[1]))"
+_BOOT: Final = (
+    "import sys; sys.path += sys.argv[2:]; from mothership_backup.reader.__main__ import main; main()"
+)
 # glibc would give each block of 1 MiB back to the kernel and take a new one, with a fault and zeros for every page.
 _MALLOC: Final = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(32 * 1024 * 1024))
 _POLL_SECONDS: Final = 0.25  # a kill is noticed within it, also by a reader that survives it

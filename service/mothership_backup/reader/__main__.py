@@ -1,4 +1,4 @@
-"""Request in, frames out. Started by backup.py, never by hand.
+"""Request in, frames out. Started by child.py with its parent's id and where to import from, never by hand.
 
 The order of things is the point: what looks at files comes before SQLite opens anything, the threads that may
 create files start before Landlock, and everything that holds a lock is known to the watch.
@@ -32,7 +32,7 @@ _PLAN_BATCH = 128
 _PACK_MAX_BYTES = 256 * 1024 * 1024  # zlib at level 1 is slow, and the pin waits for it
 
 
-def main(parent_pid: int) -> None:
+def main() -> None:
     """The whole life of a reader process; ends it."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(
@@ -40,7 +40,7 @@ def main(parent_pid: int) -> None:
         )  # a unit's stop signal goes to the group; running backups may finish
     output_fd = take_stdout()
     # Before the request, which may never come: a process that the host forked meanwhile may hold the pipe's other end.
-    watch = Watch(parent_pid)
+    watch = Watch(int(sys.argv[1]))
     request = Request.decode(
         sys.stdin.buffer.readline()
     )  # one line: the pipe may not end, for the same reason
@@ -206,4 +206,4 @@ def _send_plan(
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main()
