@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -593,41 +594,40 @@ def slow(tmp_path: Path) -> Path:
     return archive_of(tmp_path / "data", check="none").save(tmp_path / "slow.zip")
 
 
-def checking(archive: Path, folder: Path) -> subprocess.Popen[bytes]:
+@contextlib.contextmanager
+def checking(archive: Path, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """`verify` in mid-check, which has nothing in its folder for temporary files that has a name."""
     folder.mkdir()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mothership_backup", "verify", str(archive)],
-        env=environment({"TMPDIR": str(folder)}),
-        stderr=subprocess.PIPE,
-    )
+    command = [sys.executable, "-m", "mothership_backup", "verify", str(archive)]
+    environ = environment({"TMPDIR": str(folder)})
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE) as process:
 
-    def is_checking() -> bool:
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        threads = list(Path(f"/proc/{process.pid}/task").iterdir())
-        return any(str(folder) in path for path in open_paths(process.pid)) and len(threads) > 1
+        def is_checking() -> bool:
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            threads = list(Path(f"/proc/{process.pid}/task").iterdir())
+            return any(str(folder) in path for path in open_paths(process.pid)) and len(threads) > 1
 
-    wait_until("a check", is_checking)
-    assert os.listdir(folder) == []
-    return process
+        try:
+            wait_until("a check", is_checking)
+            assert os.listdir(folder) == []
+            yield process
+        finally:
+            process.kill()  # not to be left behind by a test that fails
 
 
 def test_killed_in_mid_check_it_leaves_nothing(slow: Path, tmp_path: Path) -> None:
     """What it unpacks to has no name."""
-    process = checking(slow, tmp_path / "tmp")
-
-    process.kill()
-    process.communicate()
+    with checking(slow, tmp_path / "tmp") as process:
+        process.kill()
 
     assert os.listdir(tmp_path / "tmp") == []
 
 
 def test_stopped_in_mid_check_it_ends_at_once(slow: Path, tmp_path: Path) -> None:
     """It does not wait for a verdict that nobody wants. Seen before the mend: it ended with the check."""
-    process = checking(slow, tmp_path / "tmp")
-
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=10)
+    with checking(slow, tmp_path / "tmp") as process:
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=10)
 
     assert (process.returncode, said) == (1, b"mothership-backup: interrupted\n")
     assert os.listdir(tmp_path / "tmp") == []
