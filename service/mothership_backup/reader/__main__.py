@@ -39,11 +39,10 @@ def main() -> None:
             number, signal.SIG_IGN
         )  # a unit's stop signal goes to the group; running backups may finish
     output_fd = take_stdout()
-    # Before the request, which may never come: a process that the host forked meanwhile may hold the pipe's other end.
+    # A process that the host forked meanwhile may hold the pipe's other end. So the watch comes first, as the request
+    # may never come; and it is one line, not all there is.
     watch = Watch(int(sys.argv[1]))
-    request = Request.decode(
-        sys.stdin.buffer.readline()
-    )  # one line: the pipe may not end, for the same reason
+    request = Request.decode(sys.stdin.buffer.readline())
     watch.begin(request)
     output = FrameWriter(output_fd)
     status = 1
