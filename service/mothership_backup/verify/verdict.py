@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
@@ -32,6 +32,7 @@ Check = Literal["none", "quick", "full"]
 DATABASE_MAGIC: Final = b"SQLite format 3\x00"
 _NO_LIMIT_SECONDS: Final = 7 * 24 * 3600.0
 _WORTH_A_THREAD_BYTES: Final = 64 * 1024
+_SIGNAL_SECONDS: Final = 0.2
 _AGAIN_SECONDS: Final = 0.1
 
 
@@ -106,6 +107,16 @@ def verify(
         return Report(contents.claims, tuple(work.findings()))
 
 
+def _wait_for(check: Future[Verdict]) -> Future[Verdict]:
+    """The same, when it is done.
+
+    A signal that comes just before this thread begins to wait is looked at when the wait ends: so it is a short one.
+    """
+    while not check.done():
+        wait([check], _SIGNAL_SECONDS)
+    return check
+
+
 @dataclass
 class _Taken:
     """An entry that is unpacked, and whose check may still run."""
@@ -117,7 +128,7 @@ class _Taken:
     check: Future[Verdict] | None = None
 
     def finding(self) -> Finding:
-        verdict = self.check.result() if self.check is not None else None
+        verdict = _wait_for(self.check).result() if self.check is not None else None
         size_bytes = self.entry.size_bytes
         return Finding(self.entry.name, self.is_database, size_bytes, self.sha256, verdict, self.problem)
 
@@ -202,7 +213,7 @@ class _Work:
     def _begin_check(self, taken: _Taken, place: Place) -> None:
         """One at a time: what waits for its check takes room."""
         if self._checking is not None:
-            self._checking.exception()
+            _wait_for(self._checking)
         self._checking = taken.check = self._checker.submit(self._run_check, place)
 
     def _run_check(self, place: Place) -> Verdict:
