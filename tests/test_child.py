@@ -59,7 +59,7 @@ def test_cancelled_in_mid_stream(compression: str, large: Path) -> None:
     reader = reader_of(run)
 
     threading.Thread(target=run.cancel, args=(CutError("too slow", code="stall"),)).start()
-    assert gone_within(reader, 3)
+    assert gone_within(reader, 1)
     run.cancel(CutError("too late", code="shutdown"))
     with pytest.raises(CutError, match="too slow"):
         list(chunks)
@@ -102,7 +102,7 @@ def test_left_in_mid_stream(large: Path) -> None:
 
     chunks.close()  # type: ignore[attr-defined]  # it is a generator
 
-    assert gone_within(reader, 3)
+    assert gone_within(reader, 1)
     assert run.outcome is not None
     assert run.outcome.word == "cancelled"
 
@@ -175,7 +175,7 @@ def test_stopped_it_is_silent_and_that_is_told(large: Path, monkeypatch: pytest.
         list(chunks)
 
     assert caught.value.code == "reader_silent"
-    assert gone_within(reader_of(run), 3)
+    assert gone_within(reader_of(run), 1)
 
 
 @pytest.mark.long

@@ -135,7 +135,7 @@ def test_the_service_killed_after_it_forked_a_worker_takes_the_reader_along(
         try:
             os.kill(host.pid, signal.SIGKILL)
 
-            assert gone_within(reader, 3)
+            assert gone_within(reader, 1)
             assert not gone_within(worker, 0)
         finally:
             os.kill(worker, signal.SIGKILL)

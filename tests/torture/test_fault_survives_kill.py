@@ -53,7 +53,7 @@ def test_its_client_is_told_at_once_and_its_slot_stays_taken(big_dir: Path, serv
         assert running.request("/api/backup", "HEAD").status == 200  # a plan needs no slot
         assert time.monotonic() - asked < 1.5
 
-    assert gone_within(reader, 3)
+    assert gone_within(reader, 1)
     wait_until("its slot", lambda: running.request("/api/backup", "HEAD").status == 200, 2)
     wait_until("a backup", lambda: running.request("/api/backup?check=none").status == 200, 15)
     assert "Traceback" not in running.log()
@@ -81,7 +81,7 @@ def test_the_service_ends_in_its_time_all_the_same(
 
         assert running.ended(10) == 0
         assert time.monotonic() - asked <= 4
-    assert gone_within(reader, 3)
+    assert gone_within(reader, 1)
 
 
 def test_in_the_library_it_is_given_up_soon(big_dir: Path) -> None:
