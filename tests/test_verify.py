@@ -652,6 +652,35 @@ def test_interrupted_as_a_check_begins_it_ends_the_check(slow: Path, monkeypatch
     assert not begun[0].is_alive()
 
 
+def test_a_signal_that_does_not_wake_it_is_looked_at(slow: Path) -> None:
+    """As one that comes just before it waits does not. Here another thread gets it. Seen: it ended with the check."""
+    main_thread = threading.get_ident()
+
+    def is_waiting() -> bool:
+        names = [thread.name for thread in threading.enumerate()]
+        frame = sys._current_frames()[main_thread]
+        return any(name.startswith("verify-check") for name in names) and frame.f_code.co_name == "wait"
+
+    def strike() -> None:
+        wait_until("the wait for the check", is_waiting)
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    striker = threading.Thread(target=strike)
+    try:
+        with open_archive(str(slow)) as opened:
+            contents = read_contents(opened)
+            striker.start()
+            with pytest.raises(KeyboardInterrupt):
+                verify(opened, contents, check="quick", make_place=Scratch())
+    finally:
+        striker.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
 def test_killed_in_mid_stream_it_leaves_nothing(whole: Path, tmp_path: Path) -> None:
     """What it spools has no name."""
     (tmp_path / "tmp").mkdir()

@@ -30,8 +30,6 @@ from writers import Tally, Writer
 MIB = 1024 * 1024
 IS_FULL = os.environ.get("TORTURE") == "full"
 """Whether the cases run at their full length (TORTURE=full), not in the short form of every day."""
-WORST_SECONDS = 1.0
-"""Of a single request to another endpoint: 0.12 s has been seen where the host took a processor away."""
 SIDECARS = ("-wal", "-shm", "-journal")
 CHECKPOINTS = ("PASSIVE", "FULL", "RESTART", "TRUNCATE")
 
@@ -207,8 +205,7 @@ def under_fire(
     growth_bytes: int = 32 * MIB,
 ) -> Iterator[Fire]:
     """The block is a case. Afterwards: no reader, no lock of ours, the service's descriptors and memory as before,
-    the listing unchanged but for sidecars, the next backup good, another endpoint's p99 below the limit meanwhile,
-    and none of its answers later than a second.
+    the listing unchanged but for sidecars, the next backup good, another endpoint's p99 below the limit meanwhile.
 
     A service that the case has ended is judged by what it left. None for ``next_query`` or ``p99_seconds`` leaves
     out that check. That backup is also taken first, so that what a first one costs once is not counted.
@@ -253,7 +250,6 @@ def under_fire(
         assert fire.latency["count"] >= 3, f"the case was too short to measure: {fire.latency}"
         assert fire.latency["failed"] == 0, fire.latency
         assert fire.latency["p99"] < p99_seconds, str(fire.latency)
-        assert fire.latency["worst"] < WORST_SECONDS, str(fire.latency)
 
 
 @contextmanager

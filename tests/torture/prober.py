@@ -1,8 +1,9 @@
 """Another endpoint's latency, asked for every 20 ms by a process of its own: `prober.py URL_PATH PORT PID`.
 
 What the machine itself costs is taken off, as the larger of two measures of it: how late a thread here is woken from
-a sleep meanwhile; and how long a thread of the service, or this one, was ready to run and had no processor. A tenth
-of a second of the latter is common where the tests share two cores, and no fault of the service's loop.
+a sleep meanwhile; and how long a thread of the service, or this one, was ready to run and had no processor, with what
+the host took from the processors while something ran on them. A tenth of a second of the latter is common where the
+tests share two cores, and no fault of the service's loop.
 Prints `ready`, then, when its standard input closes, one line of JSON.
 """
 
@@ -11,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import math
 import os
 import sys
 import threading
@@ -40,20 +40,28 @@ class Lateness(threading.Thread):
         return worst
 
 
+def stolen_seconds() -> float:
+    """How long, in all, the host ran something else while this machine's processors had work: `steal`, proc(5)."""
+    return int(Path("/proc/stat").read_text().split(maxsplit=9)[8]) / os.sysconf("SC_CLK_TCK")
+
+
 class Queueing:
-    """How long threads stood in the kernel's run queues since `begin`."""
+    """How long threads stood in the kernel's run queues since `begin`, and what the host took meanwhile."""
 
     def __init__(self, service: int) -> None:
         self._tasks = Path(f"/proc/{service}/task")
         self._own = Path(f"/proc/self/task/{threading.get_native_id()}")
         self._before: dict[Path, float] = {}
+        self._stolen_before = 0.0
 
     def begin(self) -> None:
         self._before = self._look()
+        self._stolen_before = stolen_seconds()
 
     def worst(self) -> float:
         """Of any of the threads, seconds; one that is new counts from its start."""
-        return max((s - self._before.get(task, 0.0) for task, s in self._look().items()), default=0.0)
+        queued = max((s - self._before.get(task, 0.0) for task, s in self._look().items()), default=0.0)
+        return queued + stolen_seconds() - self._stolen_before
 
     def _look(self) -> dict[Path, float]:
         found = {}
@@ -80,7 +88,7 @@ def main() -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     seconds: list[float] = []
     failed = 0
-    raw = 0.0  # the worst, with what the machine cost
+    raw, of_it = 0.0, 0.0  # the worst, with what the machine cost, and what of it was queueing
     print("ready", flush=True)
     while not done.wait(PERIOD_SECONDS):
         queueing.begin()
@@ -96,12 +104,19 @@ def main() -> None:
         queued = queueing.worst()
         time.sleep(2 * TICK_SECONDS)  # a tick that began during the answer has to end to be counted
         seconds.append(max(0.0, took - max(queued, lateness.take())))
-        raw = max(raw, took)
+        if took > raw:
+            raw, of_it = took, queued
     seconds.sort()
-    # One of each hundred begun may be later: the worst of 17 is no p99, but what the host did to one: `worst` tells.
-    p99 = seconds[max(0, len(seconds) - 1 - math.ceil(len(seconds) / 100))] if seconds else 0.0
+    p99 = seconds[int(len(seconds) * 0.99)] if seconds else 0.0
     worst = seconds[-1] if seconds else 0.0
-    found = {"count": len(seconds), "failed": failed, "p99": p99, "worst": worst, "worst_raw": raw}
+    found = {
+        "count": len(seconds),
+        "failed": failed,
+        "p99": p99,
+        "worst": worst,
+        "worst_raw": raw,
+        "queued": of_it,
+    }
     print(json.dumps(found), flush=True)
 
 
