@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import socket
 import subprocess
@@ -117,8 +118,13 @@ def proxying(name: str, folder: Path, upstream: int) -> Iterator[Proxy]:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
+    """For who cannot be given 0. None that the kernel gives away by itself (ip(7), `ip_local_port_range`, from 32768):
+    between this look and its use, any connection of another test could get that.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @contextlib.contextmanager
